@@ -1,0 +1,2 @@
+//! The wire contract.
+#![no_std]

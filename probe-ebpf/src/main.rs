@@ -1,0 +1,6 @@
+//! Probe.
+#![no_std]
+#![no_main]
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }

@@ -1,0 +1,1 @@
+//! kvmdirty-trace.

@@ -1,0 +1,2 @@
+//! The `kvmdirty-trace` command.
+fn main() {}
