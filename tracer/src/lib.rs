@@ -1,1 +1,6 @@
-//! kvmdirty-trace.
+//! kvmdirty-trace: where KVM's dirty logging lost a page, or could lose one.
+//!
+//! Modules in reading order, which is also the import order: a module uses only those above it (ARCHITECTURE.md).
+//! `event` to `pipeline` are pure: no clock, no file, no terminal, no async, no `Result` between stages.
+
+pub mod event;

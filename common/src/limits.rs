@@ -1,0 +1,25 @@
+//! Every bound of the wire in one place.
+
+/// CPUs the probe keeps lanes for; records of a CPU beyond are counted as dropped on lane `cpu % CPUS_MAX`.
+pub const CPUS_MAX: u32 = 512;
+
+/// Shards of the page ring: the ring of CPU `n` is `n % SHARDS_MAX`.
+pub const SHARDS_MAX: u32 = 64;
+
+/// Bytes of one page-ring shard (a power of two, a multiple of the page size), unless the loader overrides it.
+pub const PAGE_RING_BYTES: u32 = 4 << 20;
+
+/// Bytes of the boundary ring.
+pub const BOUNDARY_RING_BYTES: u32 = 4 << 20;
+
+/// Threads that may be inside a traced bracket at the same time.
+pub const THREADS_MAX: u32 = 16_384;
+
+/// VMs one trace follows.
+pub const VMS_MAX: u32 = 256;
+
+/// SPTEs remembered for read-back at harvest by the tracepoint plan (an LRU: older ones are forgotten, not wrong).
+pub const READBACK_SPTES_MAX: u32 = 1 << 20;
+
+/// Bitmap words one harvest may emit from the tracepoint plan (2^18 words are 64 GiB of guest memory in one slot).
+pub const HARVEST_WORDS_MAX: u32 = 1 << 18;
