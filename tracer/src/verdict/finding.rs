@@ -1,0 +1,100 @@
+//! Findings: verdicts worth showing one by one, each with the evidence that makes its case.
+
+use super::{RuleId, Verdict};
+use crate::event::{Event, Gfn, Nanos, SlotId, VmId};
+
+/// A verdict other than `safe`, on one page, by one rule. `lost` and `at-risk` findings are *hazards*.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The rule that speaks.
+    pub rule: RuleId,
+    /// The VM.
+    pub vm: VmId,
+    /// The slot.
+    pub slot: SlotId,
+    /// The page; `None` where the rule speaks of a whole slot or harvest (K05 at enable, K11).
+    pub gfn: Option<Gfn>,
+    /// When it first happened.
+    pub first: Nanos,
+    /// When it last happened.
+    pub last: Nanos,
+    /// How often it happened to this page.
+    pub count: u64,
+    /// One sentence that says what went wrong here, with the values that prove it.
+    pub sentence: String,
+    /// A stock-kernel hazard that is listed for this kernel release, by name.
+    pub known: Option<&'static str>,
+    /// The evidence of the first time.
+    pub witness: Witness,
+}
+
+/// The smallest set of events that makes the case, in the order drawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Witness {
+    /// The events, earliest possible first.
+    pub steps: Vec<Step>,
+    /// What orders them; pairs of steps without an edge are concurrent.
+    pub edges: Vec<Edge>,
+    /// Index of the step at which the page is lost.
+    pub losing: Option<usize>,
+}
+
+/// One event of a witness and what it means here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The event.
+    pub event: Event,
+    /// What it does in this case: a short phrase such as `takes the bit`.
+    pub note: &'static str,
+}
+
+/// An order between two steps of a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Index of the earlier step.
+    pub from: usize,
+    /// Index of the later step.
+    pub to: usize,
+    /// Why.
+    pub kind: EdgeKind,
+}
+
+/// Why one operation precedes another (DESIGN.md, section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EdgeKind {
+    /// Same thread.
+    ProgramOrder,
+    /// Disjoint intervals, clock uncertainty included.
+    RealTime,
+    /// A mask, ring index or word read shows it.
+    ReadsFrom,
+    /// SPTE value chain.
+    SpteValue,
+    /// Two brackets of one mmu_lock.
+    MmuLock,
+    /// slots_lock.
+    SlotsLock,
+    /// SRCU grace period at a memslot change.
+    Srcu,
+    /// Flush requested and acknowledged.
+    FlushAck,
+}
+
+impl EdgeKind {
+    /// The edge in text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ProgramOrder => "program-order",
+            Self::RealTime => "real-time",
+            Self::ReadsFrom => "reads-from",
+            Self::SpteValue => "spte-value",
+            Self::MmuLock => "mmu-lock",
+            Self::SlotsLock => "slots-lock",
+            Self::Srcu => "srcu",
+            Self::FlushAck => "flush-ack",
+        }
+    }
+}
