@@ -9,3 +9,5 @@ pub mod verdict;
 pub mod summary;
 
 pub mod pipeline;
+
+pub mod trace;
