@@ -1,0 +1,34 @@
+//! The tasks and their flags.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::ebpf;
+
+/// Builds, checks and the kernel lab of kvmdirty-trace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Builds the BPF object and writes it to `tracer/probe.bpf.o`.
+    #[command(after_help = "Example: cargo xtask build-ebpf --check")]
+    BuildEbpf(ebpf::Flags),
+}
+
+/// Runs one task.
+///
+/// # Errors
+///
+/// The task could not be carried out; the error says what is missing.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.task {
+        Task::BuildEbpf(flags) => ebpf::run(flags),
+    }
+}
