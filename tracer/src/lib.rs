@@ -11,3 +11,5 @@ pub mod summary;
 pub mod pipeline;
 
 pub mod trace;
+
+pub mod export;
