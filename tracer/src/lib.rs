@@ -13,3 +13,5 @@ pub mod pipeline;
 pub mod trace;
 
 pub mod export;
+
+pub mod demo;

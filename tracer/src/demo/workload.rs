@@ -1,0 +1,141 @@
+//! What happens to a demo VM besides the guest's stores and the harvests, and which KVM paths that
+//! reaches.
+//!
+//! | workload | what is done | KVM path |
+//! |---|---|---|
+//! | (always) | the guest increments words, the VMM harvests | write faults; fast faults after each write-protect (TDP) |
+//! | `zap` | the VMM unmaps or protects a slot's host memory and restores it | mmu notifier, SPTE zaps, slow faults |
+//! | `kvm-clock` | `KVM_SET_CLOCK` while the vCPU has a clock page | pvclock write by KVM at the next entry |
+//! | `steal-time` | the vCPU has a steal-time area | write by KVM at sched-in and sched-out |
+//! | `crossing` | the guest stores across the end of a slot | emulator, `kvm_vcpu_write_guest`, MMIO exit |
+//! | `exchange` | the guest does `lock cmpxchg` on its page table | shadow MMU: `emulator_cmpxchg_emulated`; else plain |
+//! | `forced-emulation` | store and `lock cmpxchg` with KVM's test prefix | the same on every MMU; needs `kvm.force_emulation_prefix=1` |
+//! | `move-slot` | a harvested slot moves in guest memory, logging on | `KVM_MR_MOVE`, zap of the slot |
+//! | `recreate-slot` | a harvested slot is deleted and made again | `KVM_MR_DELETE`, `KVM_MR_CREATE` with logging |
+//! | `second-vm` | another VM in the same process, harvested too | everything, with two `struct kvm` |
+//! | `ring-signals` | signals hit the thread that resets the rings | `kvm_dirty_ring_reset` returning early |
+//!
+//! Huge pages, eager and lazy splitting are not workloads but configuration: `--huge-pages`, with
+//! the host's `kvm.eager_page_split` and the mode deciding when KVM splits.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::demo::config::{GuestConfig, Mode};
+use crate::demo::protocol::WorkloadReport;
+
+/// Something that happens to a VM while it is harvested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// Host memory of a slot is unmapped or protected, and restored with its content.
+    Zap,
+    /// KVM writes the vCPUs' clock pages.
+    KvmClock,
+    /// KVM writes the vCPUs' steal-time areas.
+    StealTime,
+    /// The guest stores across the end of a slot, which KVM emulates.
+    Crossing,
+    /// The guest exchanges a word of its own page table.
+    Exchange,
+    /// The guest stores and exchanges behind KVM's forced-emulation prefix.
+    ForcedEmulation,
+    /// A slot moves under logging.
+    MoveSlot,
+    /// A slot is deleted and created again under logging.
+    RecreateSlot,
+    /// A second VM runs in the same process.
+    SecondVm,
+    /// Signals interrupt the reset of the dirty rings.
+    RingSignals,
+}
+
+impl Workload {
+    /// Whether the VM needs the movable slot for it.
+    pub fn needs_movable_slot(self) -> bool {
+        match self {
+            Self::MoveSlot | Self::RecreateSlot => true,
+            Self::Zap
+            | Self::KvmClock
+            | Self::StealTime
+            | Self::Crossing
+            | Self::Exchange
+            | Self::ForcedEmulation
+            | Self::SecondVm
+            | Self::RingSignals => false,
+        }
+    }
+}
+
+/// The workloads asked for, with what became of them.
+#[derive(Clone, Debug)]
+pub struct Workloads {
+    reports: Vec<WorkloadReport>,
+}
+
+impl Workloads {
+    /// Takes the workloads of a configuration and skips those this host or mode rules out.
+    ///
+    /// `force_emulation_prefix` is what `/sys/module/kvm/parameters/force_emulation_prefix` says,
+    /// if it can be read.
+    pub fn new(config: &GuestConfig, force_emulation_prefix: Option<&str>) -> Self {
+        let mut reports: Vec<WorkloadReport> = Vec::new();
+        for &workload in &config.workload {
+            let skipped = match workload {
+                Workload::ForcedEmulation => match force_emulation_prefix.map(str::trim) {
+                    None | Some("0" | "N") => {
+                        Some("needs the module parameter kvm.force_emulation_prefix=1".to_owned())
+                    }
+                    Some(_) => None,
+                },
+                Workload::RingSignals if config.mode != Mode::Ring => {
+                    Some("needs --mode ring".to_owned())
+                }
+                Workload::Zap
+                | Workload::KvmClock
+                | Workload::StealTime
+                | Workload::Crossing
+                | Workload::Exchange
+                | Workload::MoveSlot
+                | Workload::RecreateSlot
+                | Workload::SecondVm
+                | Workload::RingSignals => None,
+            };
+            if reports.iter().all(|report| report.workload != workload) {
+                reports.push(WorkloadReport { workload, done: 0, skipped });
+            }
+        }
+        Self { reports }
+    }
+
+    /// Whether the workload is asked for and possible.
+    pub fn wants(&self, workload: Workload) -> bool {
+        let mut reports = self.reports.iter();
+        reports.any(|report| report.workload == workload && report.skipped.is_none())
+    }
+
+    /// Whether a slot is to be moved, or deleted and made again.
+    pub fn wants_movable_slot(&self) -> bool {
+        let mut reports = self.reports.iter();
+        reports.any(|report| report.skipped.is_none() && report.workload.needs_movable_slot())
+    }
+
+    /// Notes that the workload turned out to be impossible.
+    pub fn skip(&mut self, workload: Workload, reason: String) {
+        for report in self.reports.iter_mut().filter(|report| report.workload == workload) {
+            report.skipped.get_or_insert_with(|| reason.clone());
+        }
+    }
+
+    /// Notes that the workload was done `times` more.
+    pub fn done(&mut self, workload: Workload, times: u64) {
+        for report in self.reports.iter_mut().filter(|report| report.workload == workload) {
+            report.done += times;
+        }
+    }
+
+    /// What became of each.
+    pub fn into_reports(self) -> Vec<WorkloadReport> {
+        self.reports
+    }
+}
