@@ -10,8 +10,12 @@ pub mod summary;
 
 pub mod pipeline;
 
+pub mod feed;
+
 pub mod trace;
 
 pub mod export;
 
 pub mod demo;
+
+pub mod tui;

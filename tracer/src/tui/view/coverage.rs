@@ -1,0 +1,310 @@
+//! Coverage: what was observed and how well, which rules speak, where records are missing, what stays unknown.
+
+use std::collections::BTreeMap;
+
+use ratatui::text::{Line, Span};
+
+use crate::event::{Evidence, Gap, Kind, Operation};
+use crate::tui::figures::{clock, count, cut, duration, short, wrap};
+use crate::tui::model::Model;
+use crate::tui::view::frame::heading;
+use crate::verdict::{RuleId, UnknownCause};
+
+/// The screen.
+#[must_use]
+pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    lines.extend(plan_lines(model, width));
+    lines.extend(rule_lines(model, width));
+    lines.extend(gap_lines(model, width));
+    lines.extend(unknown_lines(model, width));
+    lines
+}
+
+fn plan_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let setup = &model.setup;
+    let title = format!(
+        "{} plan on {}; clock uncertainty between CPUs {}",
+        setup.plan.name,
+        setup.kernel,
+        duration(setup.epsilon_ns)
+    );
+    let mut lines = vec![
+        heading(model, &title, width),
+        Line::styled(
+            format!("  {:<20}{:<9}{:>8}  attached", "operation", "seen", "records"),
+            palette.quiet(),
+        ),
+    ];
+    for entry in &setup.plan.entries {
+        let records: u64 =
+            kinds(entry.operation).iter().map(|&kind| model.shown.summary.by_kind.get(kind)).sum();
+        // Evidence that rides on other records has none of its own to count.
+        let records = match (kinds(entry.operation).is_empty(), entry.evidence) {
+            (true, _) | (_, Evidence::None) => String::from("-"),
+            (false, Evidence::Nearest | Evidence::Direct) => short(records),
+        };
+        let (seen, style) = match entry.evidence {
+            Evidence::None => ("no", palette.warning()),
+            Evidence::Nearest => ("nearest", palette.text()),
+            Evidence::Direct => ("direct", palette.text()),
+        };
+        let mut text = entry.points.join(", ");
+        if !entry.note.is_empty() {
+            text = if text.is_empty() {
+                entry.note.clone()
+            } else {
+                format!("{text}; {}", entry.note)
+            };
+        }
+        let room = width.saturating_sub(41);
+        let mut parts = wrap(&text, room).into_iter();
+        lines.push(Line::from(vec![
+            Span::raw(format!("  {:<20}", entry.operation.name())),
+            Span::styled(format!("{seen:<9}"), style),
+            Span::raw(format!("{records:>8}  ")),
+            Span::raw(cut(&parts.next().unwrap_or_default(), room, palette.glyphs)),
+        ]));
+        lines.extend(parts.map(|part| Line::raw(format!("{:41}{part}", ""))));
+    }
+    lines
+}
+
+/// The records an operation shows itself by.
+const fn kinds(operation: Operation) -> &'static [Kind] {
+    match operation {
+        Operation::Ioctl => &[Kind::IoctlBegin, Kind::IoctlEnd],
+        Operation::Slot => &[Kind::SlotState],
+        Operation::Run => &[Kind::RunBegin, Kind::RunEnd],
+        Operation::Mark => &[Kind::Mark],
+        Operation::HarvestWord => &[Kind::HarvestWord, Kind::UserWord],
+        Operation::SpteChange => &[Kind::SpteChange, Kind::SpteSet],
+        Operation::FastFault => &[Kind::FastFault],
+        Operation::Fault => &[Kind::Fault],
+        Operation::RmapAdd => &[Kind::RmapAdd],
+        Operation::Flush => &[Kind::Flush],
+        Operation::HostWrite => &[Kind::HostWrite],
+        Operation::RingPush => &[Kind::RingPush],
+        Operation::RingReset => &[Kind::RingReset],
+        Operation::Split => &[Kind::Split],
+        Operation::Zap => &[Kind::Zap, Kind::Invalidate],
+        Operation::LockWait => &[Kind::LockWait],
+        Operation::WriteProtect
+        | Operation::FastFaultEvidence
+        | Operation::FlushCounter
+        | Operation::HostWriteEvidence => &[],
+    }
+}
+
+fn rule_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let off = &model.shown.summary.rules_off;
+    let mut lines = vec![heading(model, "rules", width)];
+    let on: Vec<_> = RuleId::ALL
+        .into_iter()
+        .filter(|rule| off.iter().all(|(other, _, _)| other != rule))
+        .map(RuleId::name)
+        .collect();
+    let text = if on.is_empty() { String::from("none") } else { on.join(" ") };
+    lines.extend(
+        wrap(&format!("on: {text}"), width.saturating_sub(2))
+            .into_iter()
+            .map(|part| Line::raw(format!("  {part}"))),
+    );
+    for (rule, operation, evidence) in off {
+        let needed = match evidence {
+            Evidence::None => "observed",
+            Evidence::Nearest => "observed at least by its nearest point",
+            Evidence::Direct => "observed directly",
+        };
+        lines.push(Line::from(vec![
+            Span::styled(format!("  {} off", rule.name()), palette.warning()),
+            Span::raw(format!(": {operation} is not {needed}")),
+        ]));
+    }
+    lines
+}
+
+fn gap_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let summary = &model.shown.summary;
+    let title = format!(
+        "dropped records: {} in {} gaps",
+        count(summary.dropped_events),
+        count(summary.gaps_total)
+    );
+    let mut lines = vec![heading(model, &title, width)];
+    if summary.gaps.is_empty() {
+        lines.push(Line::styled("  none", palette.quiet()));
+    } else {
+        lines.push(Line::styled(
+            format!("  {}", gap_strip(model, width.saturating_sub(4))),
+            palette.warning(),
+        ));
+        let mut by_cause: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+        for gap in &summary.gaps {
+            let hook = gap.hook.map_or("any hook", |hook| hook.name());
+            let entry = by_cause.entry((gap.cause.name(), hook)).or_default();
+            entry.0 += 1;
+            entry.1 += gap.dropped;
+        }
+        for ((cause, hook), (gaps, dropped)) in by_cause {
+            let text =
+                format!("  {cause} at {hook}: {} records in {} gaps", count(dropped), count(gaps));
+            lines.push(Line::raw(text));
+        }
+        lines.extend(summary.gaps.iter().map(|gap| gap_line(model, gap)));
+        let rest = summary.gaps_total.saturating_sub(summary.gaps.len() as u64);
+        if 0 < rest {
+            lines.push(Line::raw(format!("  and {} more gaps, only counted", count(rest))));
+        }
+    }
+    if 0 < summary.anomalies_total {
+        let text = format!("  {} records made no sense", count(summary.anomalies_total));
+        lines.push(Line::styled(text, palette.warning()));
+        for anomaly in summary.anomalies.iter().take(20) {
+            let at = clock(anomaly.at, model.begin());
+            lines.push(Line::raw(format!("  {at} {}: {:?}", anomaly.lane, anomaly.kind)));
+        }
+    }
+    if 0 < summary.integrity_total {
+        let text = format!(
+            "  {} integrity violations: the trace contradicts a lock's promise",
+            count(summary.integrity_total)
+        );
+        lines.push(Line::styled(text, palette.warning()));
+    }
+    lines
+}
+
+/// The time covered, with the gaps in it.
+fn gap_strip(model: &Model, width: usize) -> String {
+    let summary = &model.shown.summary;
+    let begin = model.begin();
+    let length = u128::from(summary.now.since(begin).max(1));
+    let mut cells = vec![model.palette.glyphs.rule; width];
+    for gap in &summary.gaps {
+        let column = |time: crate::event::Nanos| {
+            let offset = u128::from(time.since(begin)) * width as u128 / length;
+            usize::try_from(offset).unwrap_or(width).min(width.saturating_sub(1))
+        };
+        for cell in cells.iter_mut().take(column(gap.to) + 1).skip(column(gap.from)) {
+            *cell = "!";
+        }
+    }
+    cells.concat()
+}
+
+fn gap_line(model: &Model, gap: &Gap) -> Line<'static> {
+    let begin = model.begin();
+    let lane = gap.lane.map_or_else(|| String::from("any lane"), |lane| lane.to_string());
+    let hook = gap.hook.map_or("any hook", |hook| hook.name());
+    Line::raw(format!(
+        "  {} to {}  {:<13} {lane}, {hook}: {}",
+        clock(gap.from, begin),
+        clock(gap.to, begin),
+        gap.cause.name(),
+        count(gap.dropped)
+    ))
+}
+
+fn unknown_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let summary = &model.shown.summary;
+    let mut lines = vec![heading(model, "why verdicts are unknown", width)];
+    if summary.unknown_causes.is_empty() {
+        lines.push(Line::styled("  none is", model.palette.quiet()));
+    }
+    for (cause, n) in &summary.unknown_causes {
+        let text = match cause {
+            UnknownCause::NotObserved(operation) => format!("{operation} is not observed"),
+            UnknownCause::Dropped
+            | UnknownCause::BeforeAttach
+            | UnknownCause::WithinEpsilon
+            | UnknownCause::Limit
+            | UnknownCause::Integrity
+            | UnknownCause::TraceEnd => cause.name().to_owned(),
+        };
+        lines.push(Line::raw(format!("  {:>12}  {text}", count(*n))));
+    }
+    lines.push(heading(model, "seen and known to be harmless", width));
+    if summary.benign.is_empty() {
+        lines.push(Line::styled("  none", model.palette.quiet()));
+    }
+    for (name, n) in &summary.benign {
+        lines.push(Line::raw(format!("  {:>12}  {name}", count(*n))));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use crate::tui::model::Tab;
+    use crate::tui::msg::{Step, Wish};
+    use crate::tui::sample::{after, busy, lossy, screen, with};
+
+    #[test]
+    fn the_plan_and_its_records_come_first() {
+        let model = after(busy(), &[Wish::GoTo(Tab::Coverage)]);
+        assert_snapshot!(screen(&model, 80, 24), @r#"
+        kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
+        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
+        2 slots, 1 logging since 0.012345
+        ─ kprobe plan on 6.12.95; clock uncertainty between CPUs 0 ns ──────────────────
+          operation           seen      records  attached
+          ioctl               direct          0
+          slot                direct          0
+          run                 direct          0
+          mark                direct          0
+          harvest-word        direct          0
+          write-protect       direct          -
+          spte-change         direct          0
+          fast-fault          direct          0
+          fast-fault-evidence direct          -
+          fault               direct          0
+          rmap-add            direct          0
+          flush               direct          0
+          flush-counter       direct          -
+          host-write          direct          0
+          host-write-evidence direct          -
+          ring-push           direct          0
+          ring-reset          direct          0
+        dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
+        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        "#);
+    }
+
+    #[test]
+    fn gaps_are_located_and_rules_say_why_they_are_off() {
+        let model = with(busy(), lossy);
+        let model = after(model, &[Wish::GoTo(Tab::Coverage), Wish::Move(Step::Bottom)]);
+        assert_snapshot!(screen(&model, 80, 24), @r#"
+        kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
+        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
+        2 slots, 1 logging since 0.012345
+          ring-push           direct          0
+          ring-reset          direct          0
+          split               direct          0
+          zap                 direct          0
+          lock-wait           direct          0
+        ─ rules ────────────────────────────────────────────────────────────────────────
+          on: K01 K03 K04 K05 K06 K07 K08 K09 K11 K12 K13 K14 K15
+          K02 off: fast-fault-evidence is not observed
+          K10 off: flush is not observed directly
+        ─ dropped records: 4,203 in 2 gaps ─────────────────────────────────────────────
+          ───────────────!────────────────────────────────────────────!!!!!!!!!───────
+          ring-full at any hook: 4,203 records in 2 gaps
+          0.500000 to 0.520000  ring-full     page/cpu1, any hook: 4,200
+          2.000000 to 2.250000  ring-full     any lane, any hook: 3
+        ─ why verdicts are unknown ─────────────────────────────────────────────────────
+                 4,000  dropped-records
+                   300  before-attach
+        ─ seen and known to be harmless ────────────────────────────────────────────────
+                    17  failed-cmpxchg
+        dropped 4,203 · gaps 2 · 2 rules off · cpu: probe 3.1% tool 1.2% max 25%
+        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        "#);
+    }
+}

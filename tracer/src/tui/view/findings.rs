@@ -1,0 +1,78 @@
+//! The table of hazards and exposures.
+
+use ratatui::text::{Line, Span};
+
+use crate::tui::figures::{clock, cut, short};
+use crate::tui::model::Model;
+use crate::tui::rows;
+use crate::tui::view::overview::list_row;
+use crate::verdict::Finding;
+
+/// Columns before the sentence.
+const COLUMNS: usize = 2 + 8 + 4 + 6 + 11 + 11 + 6;
+
+/// The table.
+#[must_use]
+pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let summary = &model.shown.summary;
+    let mut lines = vec![Line::styled(
+        format!(
+            "  {:<8}{:<4}{:<6}{:<11}{:<11}{:>5} {}",
+            "verdict", "rule", " slot", "gfn", "first", "count", "what happened"
+        ),
+        palette.quiet(),
+    )];
+    let findings = rows::findings(model);
+    if findings.is_empty() {
+        let text = if summary.findings_total == 0 {
+            "  none so far"
+        } else {
+            "  none passes the filter (Esc clears it)"
+        };
+        lines.push(Line::styled(text, palette.quiet()));
+    }
+    for (index, finding) in findings.iter().enumerate().skip(first).take(height) {
+        let gfn = finding.gfn.map_or_else(|| String::from("(slot)"), |gfn| gfn.to_string());
+        let known = finding.known.map_or_else(String::new, |known| format!("[known: {known}] "));
+        let sentence = format!("{known}{}", finding.sentence);
+        lines.push(list_row(
+            model,
+            index,
+            vec![
+                Span::styled(
+                    format!("{:<8}", finding.verdict.name()),
+                    palette.verdict(finding.verdict),
+                ),
+                Span::raw(format!(
+                    "{:<4} {:<5}{gfn:<11}{:<11}{:>5} ",
+                    finding.rule.name(),
+                    finding.slot.to_string(),
+                    clock(finding.first, model.begin()),
+                    short(finding.count)
+                )),
+                Span::raw(cut(&sentence, width.saturating_sub(COLUMNS), palette.glyphs)),
+            ],
+        ));
+    }
+    let kept = summary.findings.len() as u64;
+    if kept < summary.findings_total && lines.len() <= height {
+        let rest = short(summary.findings_total - kept);
+        lines.push(Line::styled(format!("  and {rest} more, only counted"), palette.warning()));
+    }
+    lines
+}
+
+/// One finding as a line of text.
+#[must_use]
+pub fn plain(finding: &Finding) -> String {
+    let gfn = finding.gfn.map_or_else(|| String::from("-"), |gfn| gfn.to_string());
+    format!(
+        "{} {} slot {} gfn {gfn} x{}: {}",
+        finding.verdict.name(),
+        finding.rule.name(),
+        finding.slot,
+        finding.count,
+        finding.sentence
+    )
+}

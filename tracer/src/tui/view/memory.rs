@@ -1,0 +1,344 @@
+//! Memory map: every slot as a heat map of its gfns, and what one cell of it holds.
+//!
+//! ```text
+//! slot 0:0  0x0..0x40000  1024 MiB  logging         darkest: 12.3k pages harvested
+//!          0x0 ..-+%#%+-...
+//!      0x10000 ....
+//! ...
+//! cell 0x400..0x800: 123 harvested, 45 made writable, 0 windows, worst safe
+//! ```
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use crate::event::{Gfn, SlotId, VmId};
+use crate::summary::{HeatCell, SlotSummary};
+use crate::tui::figures::{count, cut, shade, short};
+use crate::tui::model::{Model, Shades};
+use crate::tui::rows;
+use crate::tui::scroll::{cell_gfns, first_row};
+use crate::tui::view::findings;
+use crate::tui::view::frame::{heading, plural};
+use crate::tui::view::harvests::worst;
+use crate::verdict::Verdict;
+
+/// Cells in one row of the map.
+pub const COLUMNS: usize = 64;
+
+/// Columns before the cells.
+const MARGIN: usize = 14;
+
+/// Draws the map.
+pub fn draw(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let [head, map, legend] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(3)])
+            .areas(area);
+    let width = usize::from(area.width);
+    let title = format!("guest memory, shaded by {} (s changes)", model.memory.shades.name());
+    frame.render_widget(heading(model, &title, width), head);
+    let slots = rows::slots(model);
+    if slots.is_empty() {
+        let text = Line::styled("no memslot has been seen yet", model.palette.quiet());
+        frame.render_widget(text, map);
+        return;
+    }
+    let mut lines = Vec::new();
+    let mut selected_line = 0;
+    for (index, &(_, id, slot)) in slots.iter().enumerate() {
+        if index == model.memory.slot {
+            selected_line = lines.len() + model.memory.cell / COLUMNS;
+        }
+        lines.extend(slot_lines(model, index, id, slot, width));
+    }
+    let height = usize::from(map.height);
+    let first = first_row(selected_line, lines.len(), height);
+    let lines: Vec<_> = lines.into_iter().skip(first).take(height).collect();
+    frame.render_widget(Paragraph::new(lines), map);
+    frame.render_widget(Paragraph::new(legend_lines(model, &slots, width)), legend);
+}
+
+fn slot_lines(
+    model: &Model,
+    index: usize,
+    id: SlotId,
+    slot: &SlotSummary,
+    width: usize,
+) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let highest = slot.heat.iter().map(|cell| value(cell, model.memory.shades)).max().unwrap_or(0);
+    let logging = if slot.is_logging { "logging" } else { "not logging" };
+    let mut text = format!(
+        "slot {id}  {}..{:#x}  {}  {logging}  {}",
+        slot.base,
+        slot.base.0.saturating_add(slot.npages),
+        size(slot.npages),
+        plural(slot.harvests, "harvest")
+    );
+    if model.memory.shades != Shades::Verdict {
+        text.push_str(&format!("  darkest {}", short(highest)));
+    }
+    let style = if index == model.memory.slot { palette.heading() } else { palette.quiet() };
+    let mut lines = vec![Line::styled(cut(&text, width, palette.glyphs), style)];
+    // Twice as wide where there is room: cells are then nearly square.
+    let cell_columns = if MARGIN + 2 * COLUMNS <= width { 2 } else { 1 };
+    for (row, cells) in slot.heat.chunks(COLUMNS).enumerate() {
+        let gfn = cell_gfns(slot, row * COLUMNS).start;
+        let mut spans = vec![Span::styled(format!("{:>12}  ", gfn.to_string()), palette.quiet())];
+        for (column, cell) in cells.iter().enumerate() {
+            let (glyph, style) = cell_glyph(model, cell, highest);
+            let is_selected =
+                index == model.memory.slot && row * COLUMNS + column == model.memory.cell;
+            let style = if is_selected { style.patch(palette.selected()) } else { style };
+            // Reversing a full block gives a blank: the cursor then shows itself by its own glyph.
+            let glyph = if is_selected { "+" } else { glyph };
+            spans.push(Span::styled(glyph.repeat(cell_columns), style));
+        }
+        lines.push(Line::from(spans));
+    }
+    lines
+}
+
+/// Guest memory of a number of 4 KiB pages.
+fn size(npages: u64) -> String {
+    if npages < 256 {
+        format!("{} KiB", npages * 4)
+    } else {
+        format!("{} MiB", count(npages / 256))
+    }
+}
+
+const fn value(cell: &HeatCell, shades: Shades) -> u64 {
+    match shades {
+        Shades::Harvested => cell.harvested,
+        Shades::Opened => cell.opened,
+        Shades::Windows => cell.windows,
+        Shades::Verdict => 0,
+    }
+}
+
+fn cell_glyph(model: &Model, cell: &HeatCell, highest: u64) -> (&'static str, Style) {
+    let palette = &model.palette;
+    match model.memory.shades {
+        Shades::Verdict => match cell.worst {
+            None => (palette.glyphs.shades[0], palette.quiet()),
+            Some(verdict) => (letter(verdict), palette.verdict(verdict)),
+        },
+        shades @ (Shades::Harvested | Shades::Opened | Shades::Windows) => {
+            let index = shade(value(cell, shades), highest);
+            let style = if index == 0 { palette.quiet() } else { palette.chart() };
+            (palette.glyphs.shades[index], style)
+        }
+    }
+}
+
+const fn letter(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Lost => "L",
+        Verdict::AtRisk => "A",
+        Verdict::Exposed => "E",
+        Verdict::Unknown => "u",
+        Verdict::Safe => "s",
+    }
+}
+
+fn legend_lines(
+    model: &Model,
+    slots: &[(VmId, SlotId, &SlotSummary)],
+    width: usize,
+) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let glyphs = palette.glyphs;
+    let legend = match model.memory.shades {
+        Shades::Verdict => format!(
+            "L lost  A at-risk  E exposed  u unknown  s safe  {} not judged",
+            glyphs.shades[0]
+        ),
+        Shades::Harvested | Shades::Opened | Shades::Windows => {
+            format!(
+                "{} none  {} few to {} many, logarithmic",
+                glyphs.shades[0], glyphs.shades[1], glyphs.shades[4]
+            )
+        }
+    };
+    let mut lines = vec![heading(model, &legend, width)];
+    let Some(&(_, _, slot)) = slots.get(model.memory.slot) else { return lines };
+    let Some(cell) = slot.heat.get(model.memory.cell) else { return lines };
+    let gfns = cell_gfns(slot, model.memory.cell);
+    lines.push(Line::raw(format!("gfn {}..{}: {}", gfns.start, gfns.end, cell_text(cell))));
+    lines.push(Line::styled(
+        "arrows move   Enter this range   : one page by its gfn",
+        palette.quiet(),
+    ));
+    lines
+}
+
+fn cell_text(cell: &HeatCell) -> String {
+    format!(
+        "{} harvested, {} made writable, {} windows, {}",
+        short(cell.harvested),
+        short(cell.opened),
+        short(cell.windows),
+        worst(cell.worst)
+    )
+}
+
+/// One cell: its figures, then the findings in it.
+#[must_use]
+pub fn range_lines(
+    model: &Model,
+    vm: VmId,
+    slot: SlotId,
+    first: Gfn,
+    npages: u64,
+    selected: usize,
+    width: usize,
+) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let last = Gfn(first.0.saturating_add(npages));
+    let mut lines = vec![heading(model, &format!("slot {slot}, gfn {first}..{last}"), width)];
+    let mut texts = vec![(format!("first page {first}: every event of it"), palette.text())];
+    for finding in rows::findings_in(model, vm, slot, first, npages) {
+        texts.push((findings::plain(finding), palette.verdict(finding.verdict)));
+    }
+    let found = texts.len() - 1;
+    for (index, (text, style)) in texts.into_iter().enumerate() {
+        let text = cut(&text, width.saturating_sub(2), palette.glyphs);
+        lines.push(if index == selected {
+            Line::styled(format!("{} {text}", palette.glyphs.cursor), style)
+                .patch_style(palette.selected())
+        } else {
+            Line::styled(format!("  {text}"), style)
+        });
+    }
+    if found == 0 {
+        lines.push(Line::styled("  no finding in this range", palette.quiet()));
+    }
+    lines.push(Line::default());
+    let keys = "Enter every event of that page   : any page by its gfn   x rule   e export";
+    lines.push(Line::styled(keys, palette.quiet()));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use crate::tui::model::{Overlay, Tab};
+    use crate::tui::msg::{Step, Wish};
+    use crate::tui::palette::Theme;
+    use crate::tui::sample::{after, busy, empty, screen};
+
+    #[test]
+    fn without_slots_there_is_no_map() {
+        let text = screen(&after(empty(), &[Wish::GoTo(Tab::Memory)]), 80, 24);
+        assert_snapshot!(text.lines().skip(2).take(2).collect::<Vec<_>>().join("\n"), @r#"
+        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────
+        no memslot has been seen yet
+        "#);
+    }
+
+    #[test]
+    fn slots_are_shaded_by_range() {
+        let model = after(busy(), &[Wish::GoTo(Tab::Memory), Wish::Right, Wish::Right]);
+        assert_snapshot!(screen(&model, 80, 24), @r#"
+        kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
+        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
+        2 slots, 1 logging since 0.012345
+        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 9801
+                 0x0  ·░+▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████
+             0x10000  ████████████████████████████████████····························
+             0x20000  ································································
+             0x30000  ································································
+        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests  darkest 0
+
+
+
+
+
+
+
+
+
+        ─ · none  ░ few to █ many, logarithmic ─────────────────────────────────────────
+        gfn 0x800..0xc00: 4 harvested, 2 made writable, 0 windows, not judged
+        arrows move   Enter this range   : one page by its gfn
+        dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
+        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        "#);
+        let verdicts = after(model, &[Wish::Sort, Wish::Sort, Wish::Sort, Wish::Move(Step::Down)]);
+        let mut ascii = verdicts;
+        ascii.palette = Theme::Ascii.palette();
+        let text = screen(&ascii, 80, 24);
+        assert!(text.is_ascii());
+        assert_snapshot!(text, @r#"
+        kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
+        qemu-system-x86 pid 4711 - kernel 6.12.95 - tdp - manual-protect - 2 vcpus
+        2 slots, 1 logging since 0.012345
+        - guest memory, shaded by worst verdict (s changes) ----------------------------
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests
+                 0x0  ....Lsssssssssssssssssssssssssssssssssssssssssssssuuuuuuuuuu....
+             0x10000  ..+.............................................................
+             0x20000  ................................................................
+             0x30000  ................................................................
+        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests
+
+
+
+
+
+
+
+
+
+        - L lost  A at-risk  E exposed  u unknown  s safe  . not judged ----------------
+        gfn 0x10800..0x10c00: 4356 harvested, 3 made writable, 0 windows, not judged
+        arrows move   Enter this range   : one page by its gfn
+        dropped 0 - gaps 0 - cpu: probe 3.1% tool 1.2% max 25%
+        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        "#);
+    }
+
+    #[test]
+    fn a_wide_terminal_doubles_the_cells() {
+        let model = after(busy(), &[Wish::GoTo(Tab::Memory)]);
+        let text = screen(&model, 160, 30);
+        assert_snapshot!(text.lines().skip(2).take(6).collect::<Vec<_>>().join("\n"), @r#"
+        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 9801
+                 0x0  ++░░░░▒▒▒▒▒▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████████████████████████████████████
+             0x10000  ████████████████████████████████████████████████████████████████████████························································
+             0x20000  ································································································································
+             0x30000  ································································································································
+        "#);
+    }
+
+    #[test]
+    fn steps_go_over_the_edge_of_a_slot() {
+        let mut model = after(busy(), &[Wish::GoTo(Tab::Memory), Wish::Move(Step::Bottom)]);
+        assert_eq!((model.memory.slot, model.memory.cell), (1, 0));
+        model = after(model, &[Wish::Move(Step::Up)]);
+        assert_eq!((model.memory.slot, model.memory.cell), (0, 192));
+    }
+
+    #[test]
+    fn a_range_leads_to_its_findings_and_their_pages() {
+        let to_range =
+            [Wish::GoTo(Tab::Memory), Wish::Right, Wish::Right, Wish::Right, Wish::Right];
+        let model = after(after(busy(), &to_range), &[Wish::Enter, Wish::Move(Step::Down)]);
+        let text = screen(&model, 80, 24);
+        assert_snapshot!(text.lines().skip(3).take(6).collect::<Vec<_>>().join("\n"), @r#"
+        ─ slot 0:0, gfn 0x1000..0x1400 ─────────────────────────────────────────────────
+          first page 0x1000: every event of it
+        ▸ lost K05 slot 0:0 gfn 0x1000 x3: harvest 6 took the bit and returned without …
+          exposed K09 slot 0:0 gfn 0x1234 x1: window closed after the last harvest
+
+        Enter every event of that page   : any page by its gfn   x rule   e export
+        "#);
+        let page = after(model, &[Wish::Enter]);
+        assert!(matches!(page.overlays.last(), Some(Overlay::Page { gfn, .. }) if gfn.0 == 0x1000));
+    }
+}
