@@ -1,7 +1,9 @@
-//! Embeds the checked-in BPF object, and refuses one that was built from other sources than those beside it.
+//! Embeds the checked-in BPF object, and refuses one that was built from other sources than those
+//! beside it.
 //!
-//! The loader reads the path from `env!("KVMDIRTY_PROBE_OBJECT")`. Setting a variable of that name for the build embeds
-//! another object instead, which is how the debug build of the probe (`cargo xtask build-ebpf --log`) is used.
+//! The loader reads the path from `env!("KVMDIRTY_PROBE_OBJECT")`. Setting a variable of that name
+//! for the build embeds another object instead, which is how the debug build of the probe (`cargo
+//! xtask build-ebpf --log`) is used.
 
 #[path = "build/probe_inputs.rs"]
 mod probe_inputs;

@@ -1,12 +1,13 @@
 //! What the checked-in BPF object is made from, as one number.
 //!
-//! `cargo xtask build-ebpf` writes the digest beside the object, the build script computes it anew and refuses an object
-//! that was made from other sources. Both include this file, so that there is one definition. It needs only `std`,
-//! because it runs inside a build script.
+//! `cargo xtask build-ebpf` writes the digest beside the object, the build script computes it anew
+//! and refuses an object that was made from other sources. Both include this file, so that there is
+//! one definition. It needs only `std`, because it runs inside a build script.
 //!
-//! The inputs are the sources of `probe-ebpf` and `common`, the pinned toolchain, those lines of the workspace manifest
-//! that reach the probe, and the exact versions of everything the probe depends on. Formatting the digest as hex of a
-//! 128-bit FNV-1a sum is enough: it guards against forgetting, not against malice.
+//! The inputs are the sources of `probe-ebpf` and `common`, the pinned toolchain, those lines of
+//! the workspace manifest that reach the probe, and the exact versions of everything the probe
+//! depends on. Formatting the digest as hex of a 128-bit FNV-1a sum is enough: it guards against
+//! forgetting, not against malice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,7 +70,8 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> 
     Ok(())
 }
 
-/// Name, version and checksum of every package in the lock file that `probe-ebpf` depends on, itself left out.
+/// Name, version and checksum of every package in the lock file that `probe-ebpf` depends on,
+/// itself left out.
 fn dependencies(lock: &str) -> BTreeSet<String> {
     let mut packages: BTreeMap<&str, Vec<Package<'_>>> = BTreeMap::new();
     for text in lock.split("[[package]]").skip(1) {
@@ -79,7 +81,8 @@ fn dependencies(lock: &str) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut open = vec![CRATES[0]];
     while let Some(wanted) = open.pop() {
-        // A dependency is written "name", or "name version" where the lock file holds several versions.
+        // A dependency is written "name", or "name version" where the lock file holds several
+        // versions.
         let (name, version) = wanted.split_once(' ').unwrap_or((wanted, ""));
         for package in packages.get(name).into_iter().flatten() {
             let fits = version.is_empty() || package.version == version;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::ebpf;
+use crate::{ebpf, lab, suite, tidy};
 
 /// Builds, checks and the kernel lab of kvmdirty-trace.
 #[derive(Debug, Parser)]
@@ -20,6 +20,13 @@ enum Task {
     /// Builds the BPF object and writes it to `tracer/probe.bpf.o`.
     #[command(after_help = "Example: cargo xtask build-ebpf --check")]
     BuildEbpf(ebpf::Flags),
+    /// Boots stock kernels in an emulated machine and runs a command in each.
+    #[command(after_help = "Example: cargo xtask lab 6.1 6.12 -- kvmdirty-trace doctor")]
+    Lab(lab::Flags),
+    /// Checks the house style.
+    Tidy,
+    /// Sets up what it needs, runs everything this machine can run, and lists what it could not.
+    Test(suite::Flags),
 }
 
 /// Runs one task.
@@ -30,5 +37,8 @@ enum Task {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.task {
         Task::BuildEbpf(flags) => ebpf::run(flags),
+        Task::Lab(flags) => lab::run(&flags),
+        Task::Tidy => tidy::run(),
+        Task::Test(flags) => suite::run(&flags),
     }
 }

@@ -2,7 +2,10 @@
 
 mod cli;
 mod ebpf;
+mod lab;
 mod process;
+mod suite;
+mod tidy;
 mod tools;
 mod workspace;
 

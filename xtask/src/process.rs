@@ -1,12 +1,16 @@
 //! Running other programs, with errors that name the command line.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 
 /// Cargo as the pinned toolchain has it, in the workspace root.
 ///
-/// `RUSTUP_TOOLCHAIN` is dropped so that `rust-toolchain.toml` decides even under `cargo +nightly xtask`.
+/// `RUSTUP_TOOLCHAIN` is dropped so that `rust-toolchain.toml` decides even under `cargo +nightly
+/// xtask`.
 pub fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(crate::workspace::root()).env_remove("RUSTUP_TOOLCHAIN");
@@ -50,6 +54,27 @@ pub fn output(command: &mut Command) -> Result<String> {
         bail!("`{line}` failed ({}): {}", output.status, tail(&said, 20));
     }
     String::from_utf8(output.stdout).with_context(|| format!("`{line}` printed no UTF-8"))
+}
+
+/// Runs a command to its end, passes its standard output on and returns it as well, with whether
+/// it succeeded.
+///
+/// # Errors
+///
+/// The program cannot be started.
+pub fn stream(command: &mut Command) -> Result<(bool, String)> {
+    let line = line(command);
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("start `{line}`"))?;
+    let mut said = String::new();
+    for text in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
+        let text = text.with_context(|| format!("read what `{line}` prints"))?;
+        println!("{text}");
+        said += &text;
+        said.push('\n');
+    }
+    let status = child.wait().with_context(|| format!("wait for `{line}`"))?;
+    Ok((status.success(), said))
 }
 
 /// The last lines of a text.

@@ -65,8 +65,8 @@ pub fn check() -> Result<Result<(), String>> {
         let kept = workspace::root().join("target/probe.bpf.o.rebuilt");
         fs::write(&kept, &built).with_context(|| format!("write {}", kept.display()))?;
         return Ok(Err(format!(
-            "{OBJECT} is not what its sources give: {} bytes checked in, {} bytes rebuilt, first difference at byte \
-             {at}; the rebuilt one is in {}; {remedy}",
+            "{OBJECT} is not what its sources give: {} bytes checked in, {} bytes rebuilt, first \
+             difference at byte {at}; the rebuilt one is in {}; {remedy}",
             checked_in.len(),
             built.len(),
             kept.display(),

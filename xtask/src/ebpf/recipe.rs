@@ -1,14 +1,11 @@
 //! How the probe is compiled so that the object is the same on every machine and in every folder.
 //!
-//! Three things would otherwise leak into the object. *Paths* end up in line information and panic messages: they are
-//! remapped. *The folder of the standard library's source* enters cargo's package hashes, and with them symbol names: the
-//! compiler runs through [`super::wrapper`]. *Profiles and flags* of the user's configuration: every one that matters is
-//! given here.
+//! Three things would otherwise leak into the object. *Paths* end up in line information and panic
+//! messages: they are remapped. *The folder of the standard library's source* enters cargo's
+//! package hashes, and with them symbol names: the compiler runs through [`super::wrapper`].
+//! *Profiles and flags* of the user's configuration: every one that matters is given here.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -30,7 +27,8 @@ const UNIT_SEPARATOR: &str = "\x1f";
 /// The target every supported kernel can load.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// Profile settings, given on the command line so that neither manifest nor environment changes the object.
+/// Profile settings, given on the command line so that neither manifest nor environment changes the
+/// object.
 const PROFILE: [&str; 9] = [
     "profile.release.opt-level=3",
     "profile.release.debug=2",
@@ -79,10 +77,10 @@ pub fn build(variant: Variant) -> Result<PathBuf> {
         // Building `core` asks for unstable flags of the stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_TESTS_ONLY_SRC_ROOT", &library)
-        .env("RUSTC_WRAPPER", env::current_exe().context("find xtask's own binary")?)
+        .env("RUSTC_WRAPPER", wrapper::program()?)
         .env(wrapper::MARK, "1")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
-    println!("building the probe for {TARGET}");
+    eprintln!("building the probe for {TARGET}");
     process::run(&mut cargo)?;
     Ok(workspace::root().join(folder).join(TARGET).join("release/probe-ebpf"))
 }

@@ -1,7 +1,7 @@
 //! Takes DWARF out of the linked object and keeps BTF.
 //!
-//! bpf-linker needs full debug information to make BTF of, and leaves both in the object. The kernel and the loader read
-//! only BTF; DWARF is two thirds of the size.
+//! bpf-linker needs full debug information to make BTF of, and leaves both in the object. The
+//! kernel and the loader read only BTF; DWARF is two thirds of the size.
 
 use anyhow::{Result, ensure};
 use object::{
@@ -9,7 +9,8 @@ use object::{
     elf::SHT_STRTAB,
 };
 
-/// The object without its `.debug_*` sections, their relocations and the symbols that pointed at them.
+/// The object without its `.debug_*` sections, their relocations and the symbols that pointed at
+/// them.
 ///
 /// # Errors
 ///
@@ -28,7 +29,8 @@ pub fn debug_sections(whole: &[u8]) -> Result<Vec<u8>> {
     for symbol in &mut elf.symbols {
         symbol.delete = symbol.section.is_some_and(|section| gone.contains(&section));
     }
-    // The relocations of BTF only repeat offsets the linker has already written, and some name deleted symbols.
+    // The relocations of BTF only repeat offsets the linker has already written, and some name
+    // deleted symbols.
     for section in &mut elf.sections {
         let name = section.name.to_string();
         if name.starts_with(".rel.BTF") && matches!(section.data, SectionData::Relocation(_)) {

@@ -1,11 +1,14 @@
 //! A wrapper cargo runs instead of rustc, which takes the machine out of the crates' identity.
 //!
-//! Cargo hands each crate a `-C metadata` hash, and rustc mangles it into every symbol name. For the crates of the
-//! standard library that hash covers the absolute path of their source, which lies in rustup's folder on one machine and
-//! below the workspace on the next. Within the probe's small set of crates the names are unique, so the name alone serves
-//! as identity. Only crates for the BPF target are touched.
+//! Cargo hands each crate a `-C metadata` hash, and rustc mangles it into every symbol name. For
+//! the crates of the standard library that hash covers the absolute path of their source, which
+//! lies in rustup's folder on one machine and below the workspace on the next. Within the probe's
+//! small set of crates the names are unique, so the name alone serves as identity. Only crates for
+//! the BPF target are touched.
 
-use std::{env, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    env, ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -25,6 +28,17 @@ pub fn become_rustc_if_asked() -> Result<()> {
     let rustc = arguments.next().context("cargo gave its wrapper no compiler")?;
     let error = Command::new(&rustc).args(with_fixed_identity(arguments.collect())).exec();
     Err(error).with_context(|| format!("start {}", rustc.display()))
+}
+
+/// The path of this program.
+///
+/// Cargo may have replaced the file since we started; Linux then marks the old path.
+pub fn program() -> Result<PathBuf> {
+    let path = env::current_exe().context("find xtask's own binary")?;
+    Ok(path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"))
+        .map_or(path.clone(), PathBuf::from))
 }
 
 fn with_fixed_identity(mut arguments: Vec<OsString>) -> Vec<OsString> {

@@ -1,7 +1,8 @@
-//! Debian packages without touching the system: an apt configuration of our own, below `target/tools/apt`.
+//! Debian packages without touching the system: an apt configuration of our own, below
+//! `target/tools/apt`.
 //!
-//! The mirror is the one the system's own apt uses. Packages are downloaded and unpacked, never installed, so that suites
-//! foreign to the machine cannot change it, and no root is needed.
+//! The mirror is the one the system's own apt uses. Packages are downloaded and unpacked, never
+//! installed, so that suites foreign to the machine cannot change it, and no root is needed.
 
 use std::{
     fs,
@@ -90,17 +91,29 @@ impl Apt {
             .filter(|line| KEPT_SETTINGS.iter().any(|prefix| line.starts_with(prefix)))
             .fold(String::new(), |text, line| text + line + "\n");
         Ok(format!(
-            "Dir::Etc \"{at}/etc\";\nDir::Etc::SourceList \"all.list\";\nDir::Etc::SourceParts \"/dev/null\";\n\
-             Dir::Etc::Parts \"/dev/null\";\nDir::Etc::Main \"/dev/null\";\nDir::Etc::Preferences \"/dev/null\";\n\
-             Dir::Etc::PreferencesParts \"/dev/null\";\nDir::State \"{at}/state\";\nDir::State::Lists \"{at}/lists\";\n\
-             Dir::State::status \"{at}/state/status\";\nDir::Cache \"{at}/cache\";\nAPT::Architecture \"amd64\";\n\
-             APT::Architectures {{\"amd64\";}};\nAPT::Sandbox::User \"\";\nAcquire::Languages \"none\";\n{kept}"
+            r#"Dir::Etc "{at}/etc";
+Dir::Etc::SourceList "all.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "{at}/state";
+Dir::State::Lists "{at}/lists";
+Dir::State::status "{at}/state/status";
+Dir::Cache "{at}/cache";
+APT::Architecture "amd64";
+APT::Architectures {{"amd64";}};
+APT::Sandbox::User "";
+Acquire::Languages "none";
+{kept}"#
         ))
     }
 
-    /// Fetches the package lists anew. A suite that has left the mirror only makes its own packages unavailable.
+    /// Fetches the package lists anew. A suite that has left the mirror only makes its own packages
+    /// unavailable.
     fn update(&self) -> Result<()> {
-        println!("fetching Debian package lists");
+        eprintln!("fetching Debian package lists");
         let outcome = process::run_quietly(self.command("apt-get").args(["update", "--quiet"]));
         let names = process::output(self.command("apt-cache").args(["pkgnames", "rust-src"]))?;
         if names.trim().is_empty() {
@@ -127,14 +140,12 @@ impl Apt {
     }
 
     /// Names of packages that begin so.
-    #[expect(dead_code, reason = "the lab fetches kernels and the emulator with it")]
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = process::output(self.command("apt-cache").args(["pkgnames", prefix]))?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
     /// What a package depends on, by name, without versions; alternatives are left out.
-    #[expect(dead_code, reason = "the lab fetches kernels and the emulator with it")]
     pub fn depends(&self, package: &Package) -> Result<Vec<String>> {
         let id = format!("{}={}", package.name, package.version);
         let shown = process::output(self.command("apt-cache").args(["show", &id]))?;
@@ -151,7 +162,7 @@ impl Apt {
     /// Downloads packages (once) and unpacks them into a folder.
     pub fn unpack(&self, packages: &[Package], into: &Path) -> Result<()> {
         for package in packages {
-            println!("fetching {} {}", package.name, package.version);
+            eprintln!("fetching {} {}", package.name, package.version);
             let deb = self.download(package)?;
             process::run_quietly(Command::new("dpkg-deb").arg("-x").arg(deb).arg(into))?;
         }
@@ -174,10 +185,10 @@ impl Apt {
         debs(&folder)?.pop().with_context(|| format!("apt-get left no package of {id}"))
     }
 
-    /// Downloads a package of bookworm or its backports with all it depends on, down to the C library, and unpacks it.
-    #[expect(dead_code, reason = "the lab fetches kernels and the emulator with it")]
+    /// Downloads a package of bookworm or its backports with all it depends on, down to the C
+    /// library, and unpacks it.
     pub fn unpack_with_libraries(&self, package: &str, into: &Path) -> Result<()> {
-        println!("fetching {package} and the libraries it needs");
+        eprintln!("fetching {package} and the libraries it needs");
         let archives = workspace::make_empty(self.folder.join("debs/closure"))?;
         workspace::make(archives.join("partial"))?;
         let mut command = self.command("apt-get");
@@ -267,8 +278,10 @@ mod tests {
 
     #[test]
     fn mirror_is_read_from_deb822() {
-        let sources = "Types: deb\nURIs: http://a/debian-security\nSuites: bookworm-security\nComponents: main\n\n\
-                       Types: deb\n# remark\nURIs: http://b/debian\nSuites: bookworm bookworm-updates\nComponents: main";
+        let sources = "Types: deb\nURIs: http://a/debian-security\nSuites: bookworm-security\n\
+                       Components: main\n\n\
+                       Types: deb\n# remark\nURIs: http://b/debian\n\
+                       Suites: bookworm bookworm-updates\nComponents: main";
         assert_eq!(mirror(sources).as_deref(), Some("http://b/debian"));
     }
 

@@ -9,7 +9,8 @@ use crate::{process, tools, workspace};
 /// The last release that brings LLVM along; later ones want a system LLVM.
 const VERSION: &str = "0.10.4";
 
-/// The linker's path, from `PATH` if it has exactly this version, else built once (about four minutes on two cores).
+/// The linker's path, from `PATH` if it has exactly this version, else built once (about four
+/// minutes on two cores).
 ///
 /// # Errors
 ///
@@ -24,7 +25,7 @@ pub fn path() -> Result<PathBuf> {
     if is_wanted(&mut Command::new(&binary)) {
         return Ok(binary);
     }
-    println!("building bpf-linker {VERSION} (once, some minutes)");
+    eprintln!("building bpf-linker {VERSION} (once, some minutes)");
     let mut cargo = process::cargo();
     cargo
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--quiet", "--root"])

@@ -2,6 +2,8 @@
 
 pub mod apt;
 pub mod bpf_linker;
+pub mod busybox;
+pub mod qemu;
 pub mod rust_src;
 
 use std::fs::File;

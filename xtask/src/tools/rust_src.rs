@@ -10,7 +10,8 @@ use crate::{
     workspace,
 };
 
-/// The `library` folder of the standard library's source: the toolchain's own, else one fetched once.
+/// The `library` folder of the standard library's source: the toolchain's own, else one fetched
+/// once.
 ///
 /// # Errors
 ///
@@ -44,7 +45,7 @@ fn sysroot() -> Result<PathBuf> {
 }
 
 fn add_component() -> Result<()> {
-    println!("adding rust-src to the toolchain");
+    eprintln!("adding rust-src to the toolchain");
     let mut rustup = Command::new("rustup");
     rustup
         .args(["component", "add", "rust-src"])

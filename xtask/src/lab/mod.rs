@@ -1,0 +1,96 @@
+//! `cargo xtask lab`: emulated machines with stock kernels, nested virtualization and real guests.
+
+pub mod kernel;
+pub mod machine;
+pub mod payload;
+
+mod cpio;
+mod modules;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+
+use machine::{Output, Shape};
+use payload::{Command, Job};
+
+/// Flags of `lab`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Kernels to boot, one after the other: 5.10, 6.1, 6.12, 7.3.
+    #[arg(value_name = "KERNEL")]
+    kernels: Vec<String>,
+    #[command(flatten)]
+    shape: Shape,
+    /// What to run in the machine: one word is a shell line, several are a program and its
+    /// arguments. `kvmdirty-trace` is on its PATH, and what it leaves in /out comes back to
+    /// target/lab/KERNEL/out. Without it, a self-check runs.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Says what the machine offers; fails if KVM is not usable in it.
+pub const SELF_CHECK: &str = "set -e
+echo \"kernel $(uname -r), $(nproc) CPUs\"
+test -c /dev/kvm
+for parameter in kvm/parameters/tdp_mmu kvm_amd/parameters/npt kvm_amd/parameters/nested; do
+    echo \"$parameter $(cat /sys/module/$parameter)\"
+done
+test -e /sys/kernel/btf/vmlinux
+test -e /sys/kernel/tracing/events/kvm/kvm_exit
+ls /sys/kernel/btf | grep -q '^kvm$' && echo 'kvm has BTF' || echo 'kvm has no BTF'
+kvmdirty-trace --version";
+
+/// Boots every kernel named and runs the command in each; the worst exit status is ours.
+///
+/// # Errors
+///
+/// An unknown kernel, something that cannot be fetched, or a machine that does not run.
+pub fn run(flags: &Flags) -> Result<ExitCode> {
+    ensure!(!flags.kernels.is_empty(), "name at least one kernel, such as `cargo xtask lab 6.12`");
+    let kernels =
+        flags.kernels.iter().map(|name| kernel::named(name)).collect::<Result<Vec<_>>>()?;
+    let command = match flags.command.as_slice() {
+        [] => Command::Shell(SELF_CHECK.to_owned()),
+        words => Command::from_words(words),
+    };
+    let job = Job::with_tool(command)?;
+    let mut worst = 0;
+    for kernel in kernels {
+        eprintln!("lab {}: booting", kernel.name);
+        let run = machine::run(kernel, &flags.shape, &job, kernel.name, Output::Streamed)
+            .with_context(|| format!("lab {}", kernel.name))?;
+        eprintln!(
+            "lab {}: {}: exit status {} (up after {:.1} s, off after {:.1} s, {} retries)",
+            kernel.name,
+            run.release,
+            run.status,
+            run.boot.as_secs_f64(),
+            run.whole.as_secs_f64(),
+            run.retries,
+        );
+        worst = [worst, run.status].into_iter().max_by_key(|&status| severity(status)).unwrap_or(0);
+    }
+    Ok(ExitCode::from(worst))
+}
+
+/// Ranks exit statuses: a failure above a hazard, a hazard above an inconclusive run.
+fn severity(status: u8) -> u8 {
+    match status {
+        0 => 0,
+        3 => 1,
+        1 => 2,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_outranks_hazard_and_hazard_outranks_inconclusive() {
+        let ranked = [0, 3, 1, 2].map(severity);
+        assert!(ranked.is_sorted(), "{ranked:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! What a step needs of the machine, and how to provide it.
+
+use std::{fs::OpenOptions, path::Path};
+
+use anyhow::Error;
+
+use crate::{lab::kernel, tools};
+
+/// A precondition.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// The source of `core`, and the BPF linker.
+    ProbeToolchain,
+    /// The emulator, a shell for it, and a kernel.
+    Kernel(&'static str),
+    #[expect(dead_code, reason = "the live steps come with the demo")]
+    /// A usable `/dev/kvm`.
+    Kvm,
+    #[expect(dead_code, reason = "the live steps come with the demo")]
+    /// Permission to load BPF programs, and types to load them with.
+    Bpf,
+}
+
+/// Why a step cannot run here, and what would make it run.
+#[derive(Debug)]
+pub struct Missing {
+    /// What is not there.
+    pub why: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+impl Need {
+    /// Fetches or looks for what is needed.
+    pub fn missing(self) -> Result<(), Missing> {
+        match self {
+            Self::ProbeToolchain => tools::rust_src::library()
+                .and_then(|_| tools::bpf_linker::path())
+                .map(drop)
+                .map_err(because(
+                    "give the machine network access, or install rust-src and bpf-linker",
+                )),
+            Self::Kernel(name) => kernel::named(name)
+                .and_then(kernel::Kernel::image)
+                .and_then(|_| tools::busybox::path())
+                .and_then(|_| tools::qemu::Qemu::find())
+                .map(drop)
+                .map_err(because("run on Debian 12 or later with access to a Debian mirror")),
+            Self::Kvm => {
+                OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop).map_err(
+                    |error| Missing {
+                        why: format!("/dev/kvm cannot be opened ({error})"),
+                        remedy: "run on a host with virtualization, as root or in group kvm",
+                    },
+                )
+            }
+            Self::Bpf => bpf(),
+        }
+    }
+}
+
+fn because(remedy: &'static str) -> impl Fn(Error) -> Missing {
+    move |error| Missing { why: format!("{error:#}"), remedy }
+}
+
+fn bpf() -> Result<(), Missing> {
+    let missing = |why: &str, remedy| Err(Missing { why: why.to_owned(), remedy });
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return missing("the kernel has no BTF", "run on a kernel with CONFIG_DEBUG_INFO_BTF");
+    }
+    if !has_bpf_capability() {
+        return missing("no permission to load BPF programs", "run as root");
+    }
+    Ok(())
+}
+
+/// `CAP_SYS_ADMIN`, by the mask of effective capabilities; only it covers every kernel's BPF and
+/// perf checks.
+fn has_bpf_capability() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << CAP_SYS_ADMIN) != 0)
+}

@@ -1,0 +1,104 @@
+//! Checks of form: documentation, lengths, widths.
+
+use super::{Finding, source::Source};
+
+/// Lines a file may have before its tests.
+const FILE_LINES_MAX: usize = 400;
+/// Lines a function may have, signature and braces included.
+const FUNCTION_LINES_MAX: usize = 60;
+/// Columns of a line.
+const COLUMNS_MAX: usize = 100;
+
+/// Every file opens with its one-sentence purpose.
+pub fn opens_with_documentation(source: &Source) -> Vec<Finding> {
+    match source.lines.first() {
+        Some(line) if line.starts_with("//!") => Vec::new(),
+        Some(_) | None => vec![source.finding(0, "the file does not open with //!".to_owned())],
+    }
+}
+
+/// A file that has grown past its budget holds more than one thought.
+pub fn file_is_short(source: &Source) -> Vec<Finding> {
+    let length = source.tests_start;
+    if length <= FILE_LINES_MAX {
+        return Vec::new();
+    }
+    let what = format!("{length} lines before the tests, {FILE_LINES_MAX} are allowed");
+    vec![source.finding(FILE_LINES_MAX, what)]
+}
+
+/// Relies on rustfmt: a function ends at the first brace that stands as deep as its signature.
+pub fn functions_are_short(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, line) in source.product() {
+        let body = line.trim_start();
+        if !is_function(body) {
+            continue;
+        }
+        let closing = format!("{}}}", &line[..line.len() - body.len()]);
+        let end = (at..source.tests_start).find(|&end| source.code[end].trim_end() == closing);
+        let length = end.map_or(0, |end| end - at + 1);
+        let has_body = (at..=end.unwrap_or(at))
+            .map(|line| source.code[line].trim_end())
+            .find(|line| line.ends_with(['{', ';', '}']))
+            .is_some_and(|line| line.ends_with('{'));
+        if has_body && FUNCTION_LINES_MAX < length {
+            let what = format!("a function of {length} lines, {FUNCTION_LINES_MAX} are allowed");
+            findings.push(source.finding(at, what));
+        }
+    }
+    findings
+}
+
+fn is_function(line: &str) -> bool {
+    const BEFORE: [&str; 8] =
+        ["pub", "pub(crate)", "pub(super)", "const", "unsafe", "async", "extern", "\"C\""];
+    line.split_whitespace().find(|word| !BEFORE.contains(word)) == Some("fn")
+}
+
+/// No line is wider than the screen half it is read in, and none ends in blanks.
+pub fn lines_fit(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, line) in source.lines.iter().enumerate() {
+        let columns = line.chars().count();
+        // A permalink cannot be broken.
+        if COLUMNS_MAX < columns && !line.contains("https://") {
+            findings.push(source.finding(at, format!("{columns} columns, {COLUMNS_MAX} fit")));
+        }
+        if line.ends_with([' ', '\t']) {
+            findings.push(source.finding(at, "blanks at the end of the line".to_owned()));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source::new("tracer/src/order/mod.rs".into(), text.to_owned())
+    }
+
+    #[test]
+    fn undocumented_file_is_found() {
+        assert_eq!(opens_with_documentation(&source("use std::fmt;\n")).len(), 1);
+        assert_eq!(opens_with_documentation(&source("//! Order.\n")), []);
+    }
+
+    #[test]
+    fn long_function_is_found_and_a_declaration_is_not() {
+        let body = "    a();\n".repeat(60);
+        let long = format!("pub fn long() {{\n{body}}}\n");
+        assert_eq!(functions_are_short(&source(&long)).len(), 1);
+        let declared = format!("trait T {{\n    fn declared();\n{body}}}\n");
+        assert_eq!(functions_are_short(&source(&declared)), []);
+    }
+
+    #[test]
+    fn wide_line_and_trailing_blank_are_found() {
+        let text = format!("{}\nshort \n", "x".repeat(101));
+        let lines: Vec<usize> = lines_fit(&source(&text)).iter().map(|found| found.line).collect();
+        assert_eq!(lines, [1, 2]);
+    }
+}
