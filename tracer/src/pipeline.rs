@@ -9,7 +9,7 @@ use crate::summary::Summary;
 use crate::verdict::Window;
 
 /// Records to judgements. Fails never, waits never.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pipeline {
     setup: Setup,
     summary: Summary,

@@ -8,6 +8,10 @@
 //!
 //! Snapshots are immutable and only the newest counts, so a slow terminal never holds the analysis back.
 
+pub mod follower;
+
+pub use follower::Follower;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
 
