@@ -14,6 +14,8 @@ pub mod feed;
 
 pub mod trace;
 
+pub mod player;
+
 pub mod export;
 
 pub mod demo;

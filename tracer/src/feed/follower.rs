@@ -9,15 +9,28 @@ use crate::event::{
 };
 
 /// Follows one page.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Follower {
     /// First gfn and pages of the slots seen, also while no page is followed: a slot is told of once.
     slots: BTreeMap<(VmId, SlotId), (Gfn, u64)>,
     journey: Option<Arc<Journey>>,
+    events_max: usize,
     watermark: Nanos,
 }
 
+impl Default for Follower {
+    fn default() -> Self {
+        Self::keeping(Journey::EVENTS_MAX)
+    }
+}
+
 impl Follower {
+    /// Follows nobody yet; of the page followed later, the newest `events_max` events are kept.
+    #[must_use]
+    pub fn keeping(events_max: usize) -> Self {
+        Self { slots: BTreeMap::new(), journey: None, events_max, watermark: Nanos(0) }
+    }
+
     /// Heeds requests to follow; all others are not for it.
     pub fn ask(&mut self, request: Request) {
         match request {
@@ -64,7 +77,7 @@ impl Follower {
             let journey = Arc::make_mut(journey);
             journey.total += found.len() as u64;
             journey.events.extend(found.into_iter().map(|(_, event)| event));
-            let excess = journey.events.len().saturating_sub(Journey::EVENTS_MAX);
+            let excess = journey.events.len().saturating_sub(self.events_max);
             journey.events.drain(..excess);
         }
     }

@@ -159,6 +159,18 @@ pub enum MarkKind {
     Harvest,
 }
 
+impl MarkKind {
+    /// The kind in text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hazard => "hazard",
+            Self::Window => "window",
+            Self::Harvest => "harvest",
+        }
+    }
+}
+
 impl Marks {
     /// The points of one kind.
     #[must_use]

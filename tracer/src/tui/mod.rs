@@ -20,6 +20,7 @@ pub mod rows;
 pub mod scroll;
 
 pub mod keys;
+pub mod open;
 pub mod prompt;
 pub mod update;
 pub mod view;

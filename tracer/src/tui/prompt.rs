@@ -5,7 +5,8 @@ use crate::feed::Seek;
 use crate::tui::figures;
 use crate::tui::model::{Model, Prompt, PromptKind};
 use crate::tui::msg::{Effect, Typed};
-use crate::tui::update::{follow, seek};
+use crate::tui::open::follow;
+use crate::tui::update::seek;
 
 /// Opens the line.
 pub fn open(model: &mut Model, kind: PromptKind) {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::event::{Gfn, VmId};
-use crate::feed::{Request, Seek, Snapshot};
+use crate::feed::{MarkKind, Request, Seek, Snapshot};
 use crate::tui::model::{Direction, Flow, List, Model, Overlay, PromptKind, Shades, Sort, Tab};
 use crate::tui::msg::{Effect, ExportFormat, Msg, Wish};
+use crate::tui::open;
 use crate::tui::prompt;
 use crate::tui::rows;
 use crate::tui::scroll;
@@ -87,7 +87,7 @@ fn grant(model: &mut Model, wish: Wish) -> Option<Effect> {
         Wish::Move(step) => scroll::step(model, step),
         Wish::Left => return sideways(model, Sideways::Left),
         Wish::Right => return sideways(model, Sideways::Right),
-        Wish::Enter => return enter(model),
+        Wish::Enter => return open::enter(model),
         Wish::Sort => sort(model),
         Wish::ReverseSort => {
             model.overview.direction = match model.overview.direction {
@@ -108,8 +108,8 @@ fn grant(model: &mut Model, wish: Wish) -> Option<Effect> {
         Wish::TogglePlay => return toggle_play(model),
         Wish::Faster => return speed(model, |percent| percent.saturating_mul(2)),
         Wish::Slower => return speed(model, |percent| percent / 2),
-        Wish::StepForward(kind) => return Some(seek(Seek::Next(kind))),
-        Wish::StepBack(kind) => return Some(seek(Seek::Previous(kind))),
+        Wish::StepForward(kind) => return travel(model, Sideways::Right, kind),
+        Wish::StepBack(kind) => return travel(model, Sideways::Left, kind),
         Wish::SeekBegin => return Some(seek(Seek::Begin)),
         Wish::SeekEnd => return Some(seek(Seek::End)),
     }
@@ -214,91 +214,6 @@ fn sideways(model: &mut Model, way: Sideways) -> Option<Effect> {
     None
 }
 
-fn enter(model: &mut Model) -> Option<Effect> {
-    match model.overlays.last() {
-        None => match model.tab {
-            Tab::Overview => enter_list(model),
-            Tab::Memory => {
-                enter_cell(model);
-                None
-            }
-            Tab::Vms => {
-                model.vm = model.shown.summary.vms.get(model.vms_selected).map(|vm| vm.vm);
-                model.tab = Tab::Overview;
-                scroll::clamp(model);
-                None
-            }
-            Tab::Coverage | Tab::Lock => None,
-        },
-        Some(&Overlay::Range { vm, slot, first, npages, selected }) => {
-            // The first row is the range itself: its first page.
-            let gfn = match selected.checked_sub(1) {
-                None => Some(first),
-                Some(index) => rows::findings_in(model, vm, slot, first, npages)
-                    .get(index)
-                    .and_then(|finding| finding.gfn),
-            };
-            gfn.map(|gfn| follow(model, vm, gfn))
-        }
-        Some(Overlay::Finding { finding, .. }) => {
-            let (vm, gfn) = (finding.vm, finding.gfn);
-            gfn.map(|gfn| follow(model, vm, gfn))
-        }
-        Some(Overlay::Window { window, .. }) => {
-            let (vm, gfn) = (window.vm, window.gfn);
-            Some(follow(model, vm, gfn))
-        }
-        Some(
-            Overlay::Harvest { .. }
-            | Overlay::Rule { .. }
-            | Overlay::Page { .. }
-            | Overlay::Help { .. },
-        ) => None,
-    }
-}
-
-fn enter_list(model: &mut Model) -> Option<Effect> {
-    let index = model.overview.selected;
-    match model.overview.list {
-        List::Findings => {
-            let finding = Arc::clone(rows::findings(model).get(index)?);
-            model.overlays.push(Overlay::Finding { finding, scroll: 0 });
-            None
-        }
-        List::Windows => {
-            let window = *rows::windows(model).get(index)?;
-            model.overlays.push(Overlay::Window { window, scroll: 0 });
-            Some(Effect::Ask(Request::Follow { vm: window.vm, gfn: window.gfn }))
-        }
-        List::Harvests => {
-            let id = rows::harvests(model).get(index)?.id;
-            model.overlays.push(Overlay::Harvest { id, scroll: 0 });
-            None
-        }
-    }
-}
-
-fn enter_cell(model: &mut Model) {
-    let slots = rows::slots(model);
-    let Some(&(vm, id, slot)) = slots.get(model.memory.slot) else { return };
-    if slot.heat.is_empty() {
-        return;
-    }
-    let gfns = scroll::cell_gfns(slot, model.memory.cell);
-    model.overlays.push(Overlay::Range {
-        vm,
-        slot: id,
-        first: gfns.start,
-        npages: gfns.end.0 - gfns.start.0,
-        selected: 0,
-    });
-}
-
-pub(super) fn follow(model: &mut Model, vm: VmId, gfn: Gfn) -> Effect {
-    model.overlays.push(Overlay::Page { vm, gfn, scroll: usize::MAX });
-    Effect::Ask(Request::Follow { vm, gfn })
-}
-
 fn sort(model: &mut Model) {
     match model.tab {
         Tab::Overview => {
@@ -314,14 +229,27 @@ fn sort(model: &mut Model) {
     }
 }
 
+/// Steps to the next point of a kind, or says that there is none.
+fn travel(model: &mut Model, way: Sideways, kind: MarkKind) -> Option<Effect> {
+    let playback = model.shown.playback.as_ref()?;
+    let (target, step, place) = match way {
+        Sideways::Left => {
+            (playback.marks.previous(kind, playback.position), Seek::Previous(kind), "before")
+        }
+        Sideways::Right => {
+            (playback.marks.next(kind, playback.position), Seek::Next(kind), "after")
+        }
+    };
+    if target.is_none() {
+        model.notice = Some(format!("no {} {place} this moment", kind.name()));
+    }
+    target.map(|_| seek(step))
+}
+
 /// In a replay, travels to the next hazard; else selects it in the list, opening the list if need be.
 fn hazard(model: &mut Model, way: Sideways) -> Option<Effect> {
     if model.is_replay() {
-        let kind = crate::feed::MarkKind::Hazard;
-        return Some(match way {
-            Sideways::Left => seek(Seek::Previous(kind)),
-            Sideways::Right => seek(Seek::Next(kind)),
-        });
+        return travel(model, way, MarkKind::Hazard);
     }
     let rows = rows::findings(model);
     if rows.is_empty() {
@@ -401,4 +329,178 @@ fn speed(model: &Model, change: impl Fn(u32) -> u32) -> Option<Effect> {
     let percent =
         change(playback.speed_percent).clamp(*SPEED_PERCENT.start(), *SPEED_PERCENT.end());
     Some(Effect::Ask(Request::Speed(percent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Gfn, Nanos};
+    use crate::tui::msg::{Step, Typed};
+    use crate::tui::sample::{VM, after, busy, empty, replay, us, with};
+    use crate::verdict::{RuleId, Verdict};
+
+    fn ask(model: &mut Model, wish: Wish) -> Option<Effect> {
+        update(model, Msg::Wish(wish))
+    }
+
+    fn write(model: &mut Model, text: &str) -> Option<Effect> {
+        for c in text.chars() {
+            update(model, Msg::Typed(Typed::Char(c)));
+        }
+        update(model, Msg::Typed(Typed::Accept))
+    }
+
+    fn rules(model: &Model) -> Vec<RuleId> {
+        rows::findings(model).iter().map(|finding| finding.rule).collect()
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_every_order_can_be_reversed() {
+        use RuleId::{K05, K09, K14, K15};
+        let mut model = busy();
+        assert_eq!(rules(&model), [K05, K15, K14, K09]);
+        ask(&mut model, Wish::Sort);
+        assert_eq!(rules(&model), [K15, K14, K09, K05]);
+        ask(&mut model, Wish::ReverseSort);
+        assert_eq!(rules(&model), [K05, K09, K14, K15]);
+    }
+
+    #[test]
+    fn a_selected_finding_stays_selected_when_a_worse_one_comes() {
+        let mut model = after(busy(), &[Wish::Move(Step::Down)]);
+        assert_eq!(rows::findings(&model)[model.overview.selected].rule, RuleId::K15);
+        model = with(model, |summary| {
+            let mut worse = (*summary.findings[1]).clone();
+            worse.first = us(1);
+            summary.findings.push(Arc::new(worse));
+        });
+        assert_eq!(model.overview.selected, 2);
+        assert_eq!(rows::findings(&model)[model.overview.selected].rule, RuleId::K15);
+    }
+
+    #[test]
+    fn a_frozen_screen_takes_the_newest_when_it_thaws() {
+        let frozen = after(busy(), &[Wish::Freeze]);
+        let before = frozen.shown.summary.now;
+        let later = with(frozen, |summary| summary.now = us(9_000_000));
+        assert_eq!(later.shown.summary.now, before);
+        assert_eq!(after(later, &[Wish::Freeze]).shown.summary.now, us(9_000_000));
+    }
+
+    #[test]
+    fn the_filter_works_while_it_is_typed_and_escape_brings_the_old_one_back() {
+        let mut model = busy();
+        ask(&mut model, Wish::Filter);
+        write(&mut model, "exposed K14");
+        assert_eq!(rules(&model), [RuleId::K14]);
+        ask(&mut model, Wish::Filter);
+        update(&mut model, Msg::Typed(Typed::Clear));
+        assert_eq!(rules(&model).len(), 4);
+        update(&mut model, Msg::Typed(Typed::Cancel));
+        assert_eq!(rules(&model), [RuleId::K14]);
+        ask(&mut model, Wish::Back);
+        assert_eq!(rules(&model).len(), 4);
+    }
+
+    #[test]
+    fn hazards_can_be_walked_through_from_the_open_one() {
+        let mut model = after(busy(), &[Wish::Enter, Wish::NextHazard]);
+        let open = |model: &Model| match model.overlays.last() {
+            Some(Overlay::Finding { finding, .. }) => Some(finding.verdict),
+            _ => None,
+        };
+        assert_eq!(open(&model), Some(Verdict::AtRisk));
+        ask(&mut model, Wish::PreviousHazard);
+        assert_eq!(open(&model), Some(Verdict::Lost));
+        let mut quiet = empty();
+        assert_eq!(ask(&mut quiet, Wish::NextHazard), None);
+        assert!(quiet.notice.is_some());
+    }
+
+    #[test]
+    fn exports_are_effects_on_the_selected_finding() {
+        let mut model = busy();
+        let Some(Effect::Export(finding, ExportFormat::Litmus)) =
+            ask(&mut model, Wish::ExportLitmus)
+        else {
+            panic!("no export");
+        };
+        assert_eq!(finding.rule, RuleId::K05);
+        ask(&mut model, Wish::GoTo(Tab::Coverage));
+        assert_eq!(ask(&mut model, Wish::ExportJson), None);
+        assert_eq!(model.notice.as_deref(), Some("select a finding first"));
+    }
+
+    #[test]
+    fn a_page_is_followed_until_its_screen_is_closed() {
+        let mut model = busy();
+        ask(&mut model, Wish::GoToGfn);
+        let follow = write(&mut model, "0x1234");
+        let expected = Request::Follow { vm: VM, gfn: Gfn(0x1234) };
+        assert_eq!(follow, Some(Effect::Ask(expected)));
+        let right = ask(&mut model, Wish::Right);
+        let expected = Request::Follow { vm: VM, gfn: Gfn(0x1235) };
+        assert_eq!(right, Some(Effect::Ask(expected)));
+        assert_eq!(ask(&mut model, Wish::Back), Some(Effect::Ask(Request::Unfollow)));
+        ask(&mut model, Wish::GoToGfn);
+        assert_eq!(write(&mut model, "page 7"), None);
+        assert!(model.notice.is_some());
+    }
+
+    #[test]
+    fn a_replay_steps_and_says_where_nothing_is_left() {
+        let mut model = replay();
+        let next = ask(&mut model, Wish::StepForward(MarkKind::Harvest));
+        assert_eq!(next, Some(seek(Seek::Next(MarkKind::Harvest))));
+        assert_eq!(ask(&mut model, Wish::NextHazard), None);
+        assert_eq!(model.notice.as_deref(), Some("no hazard after this moment"));
+        let back = ask(&mut model, Wish::PreviousHazard);
+        assert_eq!(back, Some(seek(Seek::Previous(MarkKind::Hazard))));
+        assert_eq!(ask(&mut model, Wish::TogglePlay), Some(Effect::Ask(Request::Pause)));
+        assert_eq!(ask(&mut model, Wish::Faster), Some(Effect::Ask(Request::Speed(100))));
+        assert_eq!(ask(&mut model, Wish::Slower), Some(Effect::Ask(Request::Speed(25))));
+    }
+
+    #[test]
+    fn times_are_seconds_minutes_or_percent() {
+        let at = |text: &str| {
+            let mut model = replay();
+            ask(&mut model, Wish::GoToTime);
+            match write(&mut model, text) {
+                Some(Effect::Ask(Request::Seek(Seek::Time(time)))) => Some(time),
+                _ => None,
+            }
+        };
+        assert_eq!(at("1.5"), Some(us(1_500_000)));
+        assert_eq!(at("50%"), Some(us(1_500_000)));
+        assert_eq!(at("9:00"), Some(us(3_000_000)));
+        assert_eq!(at("soon"), None::<Nanos>);
+    }
+
+    #[test]
+    fn what_is_on_screen_can_be_copied() {
+        let mut model = busy();
+        let Some(Effect::Copy(row)) = ask(&mut model, Wish::Copy) else { panic!("no copy") };
+        assert!(row.starts_with("lost K05 slot 0:0 gfn 0x1000 x3: harvest 6"), "{row}");
+        ask(&mut model, Wish::Enter);
+        let Some(Effect::Copy(page)) = ask(&mut model, Wish::Copy) else { panic!("no copy") };
+        assert!(page.contains("order known"), "{page}");
+        assert_eq!(ask(&mut after(empty(), &[]), Wish::Copy), None);
+    }
+
+    #[test]
+    fn tabs_turn_around_and_close_what_lies_on_top() {
+        let model = after(busy(), &[Wish::PreviousTab]);
+        assert_eq!(model.tab, Tab::Vms);
+        let model = after(model, &[Wish::Help, Wish::NextTab]);
+        assert_eq!(model.tab, Tab::Overview);
+        assert!(model.overlays.is_empty());
+    }
+
+    #[test]
+    fn a_seek_backwards_leaves_no_selection_beyond_the_end() {
+        let model = after(busy(), &[Wish::Move(Step::Bottom)]);
+        let earlier = with(model, |summary| summary.findings.truncate(1));
+        assert_eq!(earlier.overview.selected, 0);
+    }
 }

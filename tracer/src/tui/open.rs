@@ -1,0 +1,96 @@
+//! What Enter opens, on each screen.
+
+use std::sync::Arc;
+
+use crate::event::{Gfn, VmId};
+use crate::feed::Request;
+use crate::tui::model::{List, Model, Overlay, Tab};
+use crate::tui::msg::Effect;
+use crate::tui::{rows, scroll};
+
+/// Opens what is selected.
+pub fn enter(model: &mut Model) -> Option<Effect> {
+    match model.overlays.last() {
+        None => match model.tab {
+            Tab::Overview => enter_list(model),
+            Tab::Memory => {
+                enter_cell(model);
+                None
+            }
+            Tab::Vms => {
+                model.vm = model.shown.summary.vms.get(model.vms_selected).map(|vm| vm.vm);
+                model.tab = Tab::Overview;
+                scroll::clamp(model);
+                None
+            }
+            Tab::Coverage | Tab::Lock => None,
+        },
+        Some(&Overlay::Range { vm, slot, first, npages, selected }) => {
+            // The first row is the range itself: its first page.
+            let gfn = match selected.checked_sub(1) {
+                None => Some(first),
+                Some(index) => rows::findings_in(model, vm, slot, first, npages)
+                    .get(index)
+                    .and_then(|finding| finding.gfn),
+            };
+            gfn.map(|gfn| follow(model, vm, gfn))
+        }
+        Some(Overlay::Finding { finding, .. }) => {
+            let (vm, gfn) = (finding.vm, finding.gfn);
+            gfn.map(|gfn| follow(model, vm, gfn))
+        }
+        Some(Overlay::Window { window, .. }) => {
+            let (vm, gfn) = (window.vm, window.gfn);
+            Some(follow(model, vm, gfn))
+        }
+        Some(
+            Overlay::Harvest { .. }
+            | Overlay::Rule { .. }
+            | Overlay::Page { .. }
+            | Overlay::Help { .. },
+        ) => None,
+    }
+}
+
+fn enter_list(model: &mut Model) -> Option<Effect> {
+    let index = model.overview.selected;
+    match model.overview.list {
+        List::Findings => {
+            let finding = Arc::clone(rows::findings(model).get(index)?);
+            model.overlays.push(Overlay::Finding { finding, scroll: 0 });
+            None
+        }
+        List::Windows => {
+            let window = *rows::windows(model).get(index)?;
+            model.overlays.push(Overlay::Window { window, scroll: 0 });
+            Some(Effect::Ask(Request::Follow { vm: window.vm, gfn: window.gfn }))
+        }
+        List::Harvests => {
+            let id = rows::harvests(model).get(index)?.id;
+            model.overlays.push(Overlay::Harvest { id, scroll: 0 });
+            None
+        }
+    }
+}
+
+fn enter_cell(model: &mut Model) {
+    let slots = rows::slots(model);
+    let Some(&(vm, id, slot)) = slots.get(model.memory.slot) else { return };
+    if slot.heat.is_empty() {
+        return;
+    }
+    let gfns = scroll::cell_gfns(slot, model.memory.cell);
+    model.overlays.push(Overlay::Range {
+        vm,
+        slot: id,
+        first: gfns.start,
+        npages: gfns.end.0 - gfns.start.0,
+        selected: 0,
+    });
+}
+
+/// Opens the page of a gfn and asks for its events.
+pub fn follow(model: &mut Model, vm: VmId, gfn: Gfn) -> Effect {
+    model.overlays.push(Overlay::Page { vm, gfn, scroll: usize::MAX });
+    Effect::Ask(Request::Follow { vm, gfn })
+}
