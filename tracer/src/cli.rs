@@ -1,0 +1,420 @@
+//! The command line, as close to the flags as possible; `command` resolves and runs it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo::GuestConfig;
+
+/// Shows, page by page and with evidence, where KVM's dirty logging lost a page or could lose one.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvmdirty-trace",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  sudo kvmdirty-trace --pid $(pidof qemu-system-x86_64)\n  \
+                  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 30s\n  \
+                  kvmdirty-trace check vm.kdt --final\n\n\
+                  Exit status: 0 clean, 1 hazard, 2 failed or misused, 3 inconclusive."
+)]
+pub struct Cli {
+    /// What to do; without a subcommand, `--pid` opens the live dashboard.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The live dashboard's options.
+    #[command(flatten)]
+    pub live: LiveArgs,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Record a VMM's events to a file, without a dashboard.
+    #[command(after_help = "Example:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s")]
+    Record(RecordArgs),
+    /// Open a recording in the dashboard, with time travel.
+    #[command(after_help = "Example:\n  kvmdirty-trace replay vm.kdt")]
+    Replay(ReplayArgs),
+    /// Judge a recording: report and exit status. Needs no root and no KVM.
+    #[command(after_help = "Example:\n  kvmdirty-trace check vm.kdt --final --json > verdict.json")]
+    Check(CheckArgs),
+    /// Convert a recording for other tools.
+    #[command(after_help = "Example:\n  kvmdirty-trace export vm.kdt --format perfetto --output vm.pftrace")]
+    Export(ExportArgs),
+    /// Turn a trace-cmd recording into one of ours.
+    #[command(after_help = "Example:\n  kvmdirty-trace import trace.dat --output vm.kdt")]
+    Import(ImportArgs),
+    /// Compare two recordings: what changed in verdicts, windows and harvests.
+    #[command(after_help = "Example:\n  kvmdirty-trace diff before.kdt after.kdt")]
+    Diff(DiffArgs),
+    /// Print what could be attached on this kernel, and which rules are off because of it.
+    #[command(after_help = "Example:\n  sudo kvmdirty-trace doctor")]
+    Doctor(JsonArgs),
+    /// List the KVM VMs on this host.
+    #[command(after_help = "Example:\n  sudo kvmdirty-trace list --json")]
+    List(JsonArgs),
+    /// Print a rule: its sentence, the kernel source, the race drawn, its look-alikes.
+    #[command(after_help = "Example:\n  kvmdirty-trace explain K05")]
+    Explain(ExplainArgs),
+    /// Start a small KVM guest under a migration-like harvest loop and trace it live.
+    #[command(after_help = "Example:\n  sudo kvmdirty-trace demo --mode ring --seconds 10 --headless")]
+    Demo(DemoArgs),
+    /// The demo's guest, run in a process of its own.
+    #[command(hide = true)]
+    DemoGuest(GuestConfig),
+    /// Print the JSON Schema of a document this tool writes.
+    #[command(after_help = "Example:\n  kvmdirty-trace schema report")]
+    Schema(SchemaArgs),
+    /// Print a shell completion script.
+    #[command(after_help = "Example:\n  kvmdirty-trace completions bash > ~/.bash_completion.d/kvmdirty-trace")]
+    Completions(CompletionsArgs),
+    /// Print the man page.
+    #[command(after_help = "Example:\n  kvmdirty-trace man | man -l -")]
+    Man,
+}
+
+/// Which VMM to watch.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// Process id of the VMM (QEMU, cloud-hypervisor, Firecracker, ...).
+    #[arg(long, short = 'p', env = "KVMDIRTY_PID")]
+    pub pid: u32,
+}
+
+/// What bounds a live trace.
+#[derive(Debug, Clone, Args)]
+pub struct TraceArgs {
+    /// Stop after this long, for example `10s`, `500ms` or `2m`; without it: on Ctrl-C or when the VMM ends.
+    #[arg(long, value_parser = duration, env = "KVMDIRTY_DURATION")]
+    pub duration: Option<Duration>,
+    /// The last harvest of every slot is the final one: what is left over after it counts as a hazard.
+    #[arg(long = "final")]
+    pub is_final: bool,
+    /// Create this file once every hook is attached, so that scripts can wait for a fact.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Stop tracing when the probe takes more than this share of one CPU, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25, env = "KVMDIRTY_BUDGET")]
+    pub budget: u32,
+}
+
+/// `kvmdirty-trace --pid PID`.
+#[derive(Debug, Clone, Args)]
+pub struct LiveArgs {
+    /// Process id of the VMM (QEMU, cloud-hypervisor, Firecracker, ...).
+    #[arg(long, short = 'p', env = "KVMDIRTY_PID", required = true)]
+    pub pid: Option<u32>,
+    /// Bounds of the trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Also record to this file, which must not exist yet.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print text lines instead of the dashboard (the default when stdout is no terminal).
+    #[arg(long)]
+    pub headless: bool,
+    /// How the screen looks.
+    #[command(flatten)]
+    pub screen: ScreenArgs,
+}
+
+/// How the dashboard looks.
+#[derive(Debug, Clone, Args)]
+pub struct ScreenArgs {
+    /// Colours and glyphs.
+    #[arg(long, value_enum, env = "KVMDIRTY_THEME")]
+    pub theme: Option<Theme>,
+    /// Configuration file; by default `kvmdirty-trace/config.toml` in the user's configuration folder.
+    #[arg(long, value_name = "FILE", env = "KVMDIRTY_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Themes of the dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Theme {
+    /// For dark terminals.
+    Dark,
+    /// For light terminals.
+    Light,
+    /// No colour (also with NO_COLOR set).
+    Mono,
+    /// No colour, ASCII only.
+    Ascii,
+}
+
+/// `record`.
+#[derive(Debug, Clone, Args)]
+pub struct RecordArgs {
+    /// The VMM.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The recording; it must not exist yet.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: PathBuf,
+    /// Bounds of the trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Start a new file when one has reached this size, for example `512M`.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// Keep only the newest this many files.
+    #[arg(long, value_name = "N", requires = "max_size")]
+    pub max_files: Option<u32>,
+    /// Flight recorder: keep only the last this long in memory, write it on a hazard, on SIGUSR1 and at the end.
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "max_size")]
+    pub last: Option<Duration>,
+    /// Leave the VMM's command line out of the file.
+    #[arg(long)]
+    pub redact: bool,
+}
+
+/// `replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// The recording.
+    pub file: PathBuf,
+    /// The last harvest of every slot is the final one.
+    #[arg(long = "final")]
+    pub is_final: bool,
+    /// How the screen looks.
+    #[command(flatten)]
+    pub screen: ScreenArgs,
+}
+
+/// `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The recording (or a litmus file, by its ending `.litmus`).
+    pub file: PathBuf,
+    /// One JSON document; the same as `--format json`.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// The report's form.
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+    /// Write the report here instead of stdout.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The last harvest of every slot is the final one: what is left over after it counts as a hazard.
+    #[arg(long = "final")]
+    pub is_final: bool,
+    /// Clock uncertainty between CPUs in nanoseconds, instead of the recording's.
+    #[arg(long, value_name = "NS")]
+    pub epsilon: Option<u64>,
+}
+
+/// Forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For a person at a terminal.
+    Text,
+    /// One document, see `schema report`.
+    Json,
+    /// For an issue or a mail.
+    Markdown,
+    /// One self-contained page with plots.
+    Html,
+}
+
+/// `export`.
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// The recording.
+    pub file: PathBuf,
+    /// For which tool.
+    #[arg(long, short = 'f', value_enum)]
+    pub format: ExportFormat,
+    /// File (parquet: folder) to write; `-` or nothing is stdout.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Only from this time on: nanoseconds, or an offset from the begin such as `1.5s`.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Only up to this time.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Only this VM (address of its `struct kvm`).
+    #[arg(long)]
+    pub vm: Option<String>,
+    /// Only this slot, `as_id:id` or `id`.
+    #[arg(long)]
+    pub slot: Option<String>,
+    /// Only this gfn or range of gfns, `0x400` or `0x400..0x480`.
+    #[arg(long)]
+    pub gfn: Option<String>,
+    /// Only findings of this rule.
+    #[arg(long)]
+    pub rule: Option<String>,
+    /// Only events of these kinds, by name.
+    #[arg(long, value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// The last harvest of every slot is the final one.
+    #[arg(long = "final")]
+    pub is_final: bool,
+}
+
+/// Forms of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// Comma-separated values, events only.
+    Csv,
+    /// Parquet tables for DuckDB, Polars, DataFusion.
+    Parquet,
+    /// For Perfetto and its trace processor.
+    Perfetto,
+    /// Findings as litmus files.
+    Litmus,
+    /// RAPID's STD form.
+    Std,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+pub struct ImportArgs {
+    /// `trace.dat` of trace-cmd, or the text of `trace-cmd report`.
+    pub file: PathBuf,
+    /// The recording to write.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `diff`.
+#[derive(Debug, Clone, Args)]
+pub struct DiffArgs {
+    /// The recording from before.
+    pub before: PathBuf,
+    /// The recording from after.
+    pub after: PathBuf,
+    /// One JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// The last harvest of every slot is the final one.
+    #[arg(long = "final")]
+    pub is_final: bool,
+}
+
+/// Commands that print text or JSON.
+#[derive(Debug, Clone, Args)]
+pub struct JsonArgs {
+    /// One JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// The rule, K01 to K15; without it: a list.
+    pub rule: Option<String>,
+}
+
+/// `schema`.
+#[derive(Debug, Clone, Args)]
+pub struct SchemaArgs {
+    /// Which document.
+    #[arg(value_enum)]
+    pub document: SchemaDocument,
+}
+
+/// Documents with a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaDocument {
+    /// `check --json` and `demo --json`.
+    Report,
+    /// `export --format jsonl`.
+    Jsonl,
+}
+
+/// `completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// The guest and its harvest loop.
+    #[command(flatten)]
+    pub guest: GuestConfig,
+    /// Print a text report instead of the dashboard (the default when stdout is no terminal).
+    #[arg(long)]
+    pub headless: bool,
+    /// Print one JSON document; implies --headless.
+    #[arg(long)]
+    pub json: bool,
+    /// Also record to this file, which must not exist yet.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replay the bundled recording even where KVM and BPF work.
+    #[arg(long)]
+    pub bundled: bool,
+    /// How the screen looks.
+    #[command(flatten)]
+    pub screen: ScreenArgs,
+}
+
+/// Parses `10s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unit {unit:?} is none of ms, s, m, h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+    Duration::try_from_secs_f64(number * scale).map_err(|_| format!("{text:?} is no time span"))
+}
+
+/// Parses `512M`, `2G`, `100k`; a bare number is bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(format!("unit {unit:?} is none of k, M, G")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{number:?} is no whole number"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_sizes_take_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("3 weeks").is_err());
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert!(size("x").is_err());
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} --help has no example", command.get_name());
+        }
+    }
+}
