@@ -1,9 +1,9 @@
 //! A running trace: one thread drains the rings and writes the file, one analyses; neither waits for a screen.
 //!
 //! ```text
-//! reader thread              analysis thread            whoever looks
-//! drain -> file (first) ---> Pipeline::push   --watch-> Arc<Summary>
-//!          bounded channel   publish at a beat
+//! reader thread              analysis thread              screen
+//! drain -> file (first) ---> Pipeline::push   --newest--> Feed
+//!          bounded channel   publish at a beat <-requests-
 //! ```
 //!
 //! If analysis lags, the channel fills, the reader stops draining, the kernel's ring fills, and the probe counts what it
@@ -16,21 +16,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::watch;
 
 use crate::event::{Batch, Setup};
+use crate::feed::{Facts, Feed, Overhead, Publisher, Snapshot, Stage, channel};
 use crate::pipeline::Pipeline;
 use crate::summary::Summary;
 
 /// Batches in flight between the two threads.
 const BATCHES_MAX: usize = 64;
 
-/// Time between two published summaries.
+/// Time between two published snapshots.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// Where batches come from: the live session, or anything that behaves like it.
+/// Where batches come from: the live session.
 pub trait Drain: Send + 'static {
-    /// What was dropped and delivered since the last call; never waits.
+    /// What was delivered and dropped since the last call; never waits.
     ///
     /// # Errors
     /// The source can deliver no more.
@@ -41,6 +41,9 @@ pub trait Drain: Send + 'static {
     /// # Errors
     /// As [`Drain::drain`].
     fn finish(&mut self) -> Result<Batch>;
+
+    /// What tracing has cost lately.
+    fn overhead(&mut self) -> Option<Overhead>;
 }
 
 /// Where batches go before anybody looks at them: the recording.
@@ -51,11 +54,11 @@ pub trait Tee: Send + 'static {
     /// The recording cannot be continued; what it holds stays readable.
     fn write(&mut self, batch: &Batch) -> Result<()>;
 
-    /// A hazard was found (a flight recorder writes its memory now).
+    /// Something worth keeping has happened (a flight recorder writes its memory now).
     ///
     /// # Errors
     /// As [`Tee::write`].
-    fn hazard(&mut self) -> Result<()>;
+    fn keep(&mut self) -> Result<()>;
 
     /// Completes the recording.
     ///
@@ -67,37 +70,55 @@ pub trait Tee: Send + 'static {
 /// A running trace.
 #[derive(Debug)]
 pub struct Capture {
-    stop: Arc<AtomicBool>,
+    flags: Arc<Flags>,
     reader: JoinHandle<Result<()>>,
     analysis: JoinHandle<Pipeline>,
-    summary: watch::Receiver<Arc<Summary>>,
+}
+
+/// What the threads tell each other besides batches.
+#[derive(Debug, Default)]
+struct Flags {
+    stop: AtomicBool,
+    keep: AtomicBool,
+}
+
+/// What passes from reader to analysis.
+enum Parcel {
+    Batch(Batch),
+    Overhead(Overhead),
 }
 
 impl Capture {
     /// Starts both threads.
-    pub fn start(source: impl Drain, tee: Option<Box<dyn Tee>>, setup: Setup) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (batches, inbox) = sync_channel(BATCHES_MAX);
-        let (publish, summary) = watch::channel(Arc::new(Summary::default()));
+    pub fn start(
+        source: impl Drain,
+        tee: Option<Box<dyn Tee>>,
+        setup: Setup,
+        facts: Facts,
+    ) -> (Self, Feed) {
+        let flags = Arc::new(Flags::default());
+        let (parcels, inbox) = sync_channel(BATCHES_MAX);
+        let (publisher, feed) = channel(Arc::new(setup.clone()), facts, Snapshot::default());
         let reader = {
-            let stop = Arc::clone(&stop);
-            let seen = summary.clone();
-            std::thread::spawn(move || read(source, tee, &stop, &batches, &seen))
+            let flags = Arc::clone(&flags);
+            std::thread::spawn(move || read(source, tee, &flags, &parcels))
         };
-        let analysis = std::thread::spawn(move || analyse(setup, &inbox, &publish));
-        Self { stop, reader, analysis, summary }
+        let analysis = {
+            let flags = Arc::clone(&flags);
+            std::thread::spawn(move || Analysis::new(setup, publisher).run(&inbox, &flags))
+        };
+        (Self { flags, reader, analysis }, feed)
     }
 
-    /// The newest summary, and a way to wait for the next.
-    #[must_use]
-    pub fn summaries(&self) -> watch::Receiver<Arc<Summary>> {
-        self.summary.clone()
-    }
-
-    /// The reader has ended by itself (its source failed).
+    /// The reader has ended by itself: its source failed, or the budget stopped it.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.reader.is_finished()
+    }
+
+    /// Asks a flight recorder to write what it holds.
+    pub fn keep(&self) {
+        self.flags.keep.store(true, Ordering::Release);
     }
 
     /// Detaches, drains the rest, judges what was held back.
@@ -105,10 +126,10 @@ impl Capture {
     /// # Errors
     /// What made the reader end early: the source or the recording.
     pub fn stop(self) -> Result<Arc<Summary>> {
-        self.stop.store(true, Ordering::Release);
+        self.flags.stop.store(true, Ordering::Release);
         let read = self.reader.join().expect("the reader thread does not panic");
         let pipeline = self.analysis.join().expect("the analysis thread does not panic");
-        read.context("reading the probe's records")?;
+        read?;
         Ok(Arc::new(pipeline.summary().clone()))
     }
 }
@@ -117,60 +138,89 @@ impl Capture {
 fn read(
     mut source: impl Drain,
     mut tee: Option<Box<dyn Tee>>,
-    stop: &AtomicBool,
-    batches: &SyncSender<Batch>,
-    summary: &watch::Receiver<Arc<Summary>>,
+    flags: &Flags,
+    parcels: &SyncSender<Parcel>,
 ) -> Result<()> {
     let mut pause = Duration::from_millis(1);
-    let mut hazards = 0;
+    let mut measured = Instant::now();
     loop {
-        let stopping = stop.load(Ordering::Acquire);
-        let batch = if stopping { source.finish()? } else { source.drain()? };
+        let stopping = flags.stop.load(Ordering::Acquire);
+        let batch = if stopping { source.finish() } else { source.drain() };
+        let batch = batch.context("read the probe's records")?;
         if let Some(tee) = &mut tee {
-            tee.write(&batch).context("write the recording")?;
-            let now = summary.borrow().verdicts.lost + summary.borrow().verdicts.at_risk;
-            if hazards < now {
-                hazards = now;
-                tee.hazard().context("write the flight recorder")?;
+            tee.write(&batch)?;
+            if flags.keep.swap(false, Ordering::AcqRel) {
+                tee.keep()?;
             }
         }
         // Quiet rings are looked at less often, busy ones at once again.
         pause = match batch.records.len() {
-            0..256 => (pause * 2).min(Duration::from_millis(20)),
+            0..256 => (pause * 2).clamp(Duration::from_millis(1), Duration::from_millis(20)),
             256..8192 => Duration::from_millis(2),
             _ => Duration::ZERO,
         };
-        let analysis_ended = batches.send(batch).is_err();
-        if stopping || analysis_ended {
+        if parcels.send(Parcel::Batch(batch)).is_err() || stopping {
             break;
+        }
+        if Duration::from_secs(1) <= measured.elapsed() {
+            measured = Instant::now();
+            if let Some(overhead) = source.overhead()
+                && parcels.send(Parcel::Overhead(overhead)).is_err()
+            {
+                break;
+            }
         }
         std::thread::sleep(pause);
     }
     if let Some(tee) = &mut tee {
-        tee.finish().context("complete the recording")?;
+        tee.finish()?;
     }
     Ok(())
 }
 
-fn analyse(
-    setup: Setup,
-    inbox: &Receiver<Batch>,
-    publish: &watch::Sender<Arc<Summary>>,
-) -> Pipeline {
-    let mut pipeline = Pipeline::new(setup);
-    let mut published = Instant::now();
-    loop {
-        match inbox.recv_timeout(BEAT) {
-            Ok(batch) => pipeline.push(&batch),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        if BEAT <= published.elapsed() {
-            publish.send_replace(Arc::new(pipeline.summary().clone()));
-            published = Instant::now();
-        }
+/// The analysis thread.
+struct Analysis {
+    pipeline: Pipeline,
+    publisher: Publisher,
+    overhead: Option<Overhead>,
+    hazards: u64,
+}
+
+impl Analysis {
+    fn new(setup: Setup, publisher: Publisher) -> Self {
+        Self { pipeline: Pipeline::new(setup), publisher, overhead: None, hazards: 0 }
     }
-    pipeline.finish();
-    publish.send_replace(Arc::new(pipeline.summary().clone()));
-    pipeline
+
+    fn run(mut self, inbox: &Receiver<Parcel>, flags: &Flags) -> Pipeline {
+        let mut published = Instant::now();
+        loop {
+            match inbox.recv_timeout(BEAT) {
+                Ok(Parcel::Batch(batch)) => self.pipeline.push(&batch),
+                Ok(Parcel::Overhead(overhead)) => self.overhead = Some(overhead),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if BEAT <= published.elapsed() {
+                published = Instant::now();
+                self.publish(Stage::Running);
+                let verdicts = self.pipeline.summary().verdicts;
+                if self.hazards < verdicts.lost + verdicts.at_risk {
+                    self.hazards = verdicts.lost + verdicts.at_risk;
+                    flags.keep.store(true, Ordering::Release);
+                }
+            }
+        }
+        self.pipeline.finish();
+        self.publish(Stage::Ended(String::from("tracing has stopped")));
+        self.pipeline
+    }
+
+    fn publish(&self, stage: Stage) {
+        self.publisher.publish(Snapshot {
+            summary: Arc::new(self.pipeline.summary().clone()),
+            stage,
+            overhead: self.overhead,
+            ..Snapshot::default()
+        });
+    }
 }
