@@ -12,6 +12,8 @@ pub mod pipeline;
 
 pub mod feed;
 
+pub mod outcome;
+
 pub mod trace;
 
 pub mod player;

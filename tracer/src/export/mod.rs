@@ -25,6 +25,8 @@ pub mod jsonl;
 
 pub mod csv;
 
+pub mod report;
+
 pub mod perfetto;
 
 #[cfg(test)]

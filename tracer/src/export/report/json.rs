@@ -1,0 +1,424 @@
+//! The JSON report: one document, the same keys in the same order every time (`schema report`).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::event::{Gap, Setup};
+use crate::outcome::Outcome;
+use crate::summary::{HISTOGRAM_BUCKETS, Harvest, Summary, VerdictCounts, WindowStats};
+use crate::verdict::{Finding, Verdict, WindowKind, Witness};
+
+/// Version of the document; a key may be added without a new one.
+pub const DOCUMENT_VERSION: u32 = 1;
+
+/// Findings, harvests and gaps listed one by one.
+const LIST_MAX: usize = 1000;
+
+/// The report.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    version: u32,
+    tool: &'static str,
+    outcome: &'static str,
+    exit_status: u8,
+    kernel: String,
+    plan: String,
+    epsilon_ns: u64,
+    is_final: bool,
+    begin_ns: Option<u64>,
+    end_ns: u64,
+    events: u64,
+    events_by_kind: BTreeMap<&'static str, u64>,
+    dropped_events: u64,
+    gaps_total: u64,
+    gaps: Vec<GapRow>,
+    anomalies: u64,
+    integrity_violations: u64,
+    vms: Vec<VmRow>,
+    harvests: u64,
+    harvests_complete: u64,
+    harvest_list: Vec<HarvestRow>,
+    rules_off: Vec<RuleOffRow>,
+    verdicts: VerdictRow,
+    unknown_causes: BTreeMap<String, u64>,
+    hazards: Vec<FindingRow>,
+    exposed: Vec<FindingRow>,
+    findings_total: u64,
+    windows: BTreeMap<&'static str, WindowRow>,
+    benign: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct GapRow {
+    lane: Option<String>,
+    hook: Option<&'static str>,
+    cause: &'static str,
+    from_ns: u64,
+    to_ns: u64,
+    dropped: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct VmRow {
+    vm: String,
+    tgid: u32,
+    manual_protect: u32,
+    ring_bytes: u32,
+    is_gone: bool,
+    slots: Vec<SlotRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct SlotRow {
+    slot: String,
+    base: String,
+    npages: u64,
+    is_logging: bool,
+    harvests: u64,
+    pages_harvested: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct HarvestRow {
+    id: u64,
+    vm: String,
+    slot: String,
+    op: &'static str,
+    iteration: u64,
+    begin_ns: u64,
+    ioctl_ns: u64,
+    pages: u64,
+    words: u64,
+    protect_ns: u64,
+    flush_ns: Option<u64>,
+    flush_counter_moved: bool,
+    is_complete: bool,
+    worst: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleOffRow {
+    rule: &'static str,
+    operation: &'static str,
+    evidence: crate::event::Evidence,
+}
+
+#[derive(Debug, Serialize)]
+struct VerdictRow {
+    lost: u64,
+    at_risk: u64,
+    exposed: u64,
+    safe: u64,
+    unknown: u64,
+}
+
+/// One finding.
+#[derive(Debug, Serialize)]
+struct FindingRow {
+    verdict: &'static str,
+    rule: &'static str,
+    vm: String,
+    slot: String,
+    gfn: Option<String>,
+    first_ns: u64,
+    last_ns: u64,
+    count: u64,
+    sentence: String,
+    known: Option<&'static str>,
+    witness: WitnessRow,
+}
+
+#[derive(Debug, Serialize)]
+struct WitnessRow {
+    steps: Vec<StepRow>,
+    edges: Vec<EdgeRow>,
+    losing: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepRow {
+    from_ns: u64,
+    to_ns: u64,
+    tid: u32,
+    cpu: u16,
+    kind: &'static str,
+    note: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct EdgeRow {
+    from: usize,
+    to: usize,
+    kind: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct WindowRow {
+    closed: u64,
+    open: u64,
+    with_harvest: u64,
+    p50_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    longest_ns: Option<u64>,
+}
+
+impl Document {
+    /// The report of a judged trace.
+    #[must_use]
+    pub fn new(summary: &Summary, setup: &Setup) -> Self {
+        let outcome = Outcome::of(summary);
+        let rows = |verdict: fn(Verdict) -> bool| {
+            let findings = summary.findings.iter().filter(|finding| verdict(finding.verdict));
+            findings.take(LIST_MAX).map(|finding| FindingRow::new(finding)).collect()
+        };
+        Self {
+            version: DOCUMENT_VERSION,
+            tool: env!("CARGO_PKG_VERSION"),
+            outcome: outcome.name(),
+            exit_status: outcome.status(),
+            kernel: setup.kernel.clone(),
+            plan: setup.plan.name.clone(),
+            epsilon_ns: setup.epsilon_ns,
+            is_final: setup.is_final,
+            begin_ns: summary.begin.map(|begin| begin.0),
+            end_ns: summary.now.0,
+            events: summary.events,
+            events_by_kind: by_kind(summary),
+            dropped_events: summary.dropped_events,
+            gaps_total: summary.gaps_total,
+            gaps: summary.gaps.iter().take(LIST_MAX).map(GapRow::new).collect(),
+            anomalies: summary.anomalies_total,
+            integrity_violations: summary.integrity_total,
+            vms: summary.vms.iter().map(VmRow::new).collect(),
+            harvests: summary.harvests_total,
+            harvests_complete: summary.harvests.iter().filter(|harvest| harvest.is_complete).count()
+                as u64,
+            harvest_list: summary
+                .harvests
+                .iter()
+                .rev()
+                .take(LIST_MAX)
+                .rev()
+                .map(HarvestRow::new)
+                .collect(),
+            rules_off: summary
+                .rules_off
+                .iter()
+                .map(|&(rule, operation, evidence)| RuleOffRow {
+                    rule: rule.name(),
+                    operation: operation.name(),
+                    evidence,
+                })
+                .collect(),
+            verdicts: VerdictRow::new(&summary.verdicts),
+            unknown_causes: unknown_causes(summary),
+            hazards: rows(Verdict::is_hazard),
+            exposed: rows(|verdict| verdict == Verdict::Exposed),
+            findings_total: summary.findings_total,
+            windows: WindowKind::ALL
+                .into_iter()
+                .map(|kind| (kind.name(), WindowRow::new(summary.windows(kind))))
+                .collect(),
+            benign: summary.benign.clone(),
+        }
+    }
+}
+
+/// One finding as a document of its own.
+#[must_use]
+pub fn finding_json(finding: &Finding) -> String {
+    serde_json::to_string_pretty(&FindingRow::new(finding))
+        .expect("rows hold only text and numbers")
+}
+
+fn by_kind(summary: &Summary) -> BTreeMap<&'static str, u64> {
+    crate::event::Kind::ALL
+        .iter()
+        .map(|&kind| (kind.name(), summary.by_kind.get(kind)))
+        .filter(|&(_, count)| count != 0)
+        .collect()
+}
+
+fn unknown_causes(summary: &Summary) -> BTreeMap<String, u64> {
+    let mut causes = BTreeMap::new();
+    for (cause, count) in &summary.unknown_causes {
+        let name = match cause {
+            crate::verdict::UnknownCause::NotObserved(operation) => {
+                format!("{}:{}", cause.name(), operation.name())
+            }
+            cause => cause.name().to_owned(),
+        };
+        *causes.entry(name).or_insert(0) += count;
+    }
+    causes
+}
+
+impl GapRow {
+    fn new(gap: &Gap) -> Self {
+        let Gap { lane, hook, cause, from, to, dropped } = *gap;
+        Self {
+            lane: lane.map(|lane| lane.to_string()),
+            hook: hook.map(kvmdirty_common::Hook::name),
+            cause: cause.name(),
+            from_ns: from.0,
+            to_ns: to.0,
+            dropped,
+        }
+    }
+}
+
+impl VmRow {
+    fn new(vm: &crate::summary::VmSummary) -> Self {
+        let slots = vm
+            .slots
+            .iter()
+            .map(|(id, slot)| SlotRow {
+                slot: id.to_string(),
+                base: slot.base.to_string(),
+                npages: slot.npages,
+                is_logging: slot.is_logging,
+                harvests: slot.harvests,
+                pages_harvested: slot.pages_harvested,
+            })
+            .collect();
+        Self {
+            vm: vm.vm.to_string(),
+            tgid: vm.tgid,
+            manual_protect: vm.manual_protect,
+            ring_bytes: vm.ring_bytes,
+            is_gone: vm.is_gone,
+            slots,
+        }
+    }
+}
+
+impl HarvestRow {
+    fn new(harvest: &Harvest) -> Self {
+        Self {
+            id: harvest.id,
+            vm: harvest.vm.to_string(),
+            slot: harvest.slot.to_string(),
+            op: super::text::op_name(harvest.op),
+            iteration: harvest.iteration,
+            begin_ns: harvest.begin.0,
+            ioctl_ns: harvest.end.since(harvest.begin),
+            pages: harvest.pages,
+            words: harvest.words,
+            protect_ns: harvest.protect_ns,
+            flush_ns: harvest.flush_ns,
+            flush_counter_moved: harvest.flush_counter_moved,
+            is_complete: harvest.is_complete,
+            worst: harvest.worst.map(Verdict::name),
+        }
+    }
+}
+
+impl VerdictRow {
+    fn new(counts: &VerdictCounts) -> Self {
+        let VerdictCounts { lost, at_risk, exposed, safe, unknown } = *counts;
+        Self { lost, at_risk, exposed, safe, unknown }
+    }
+}
+
+impl FindingRow {
+    fn new(finding: &Finding) -> Self {
+        let Finding { verdict, rule, vm, slot, gfn, first, last, count, sentence, known, witness } =
+            finding;
+        Self {
+            verdict: verdict.name(),
+            rule: rule.name(),
+            vm: vm.to_string(),
+            slot: slot.to_string(),
+            gfn: gfn.map(|gfn| gfn.to_string()),
+            first_ns: first.0,
+            last_ns: last.0,
+            count: *count,
+            sentence: sentence.clone(),
+            known: *known,
+            witness: WitnessRow::new(witness),
+        }
+    }
+}
+
+impl WitnessRow {
+    fn new(witness: &Witness) -> Self {
+        let Witness { steps, edges, losing } = witness;
+        Self {
+            steps: steps
+                .iter()
+                .map(|step| StepRow {
+                    from_ns: step.event.span.lo.0,
+                    to_ns: step.event.span.hi.0,
+                    tid: step.event.tid.0,
+                    cpu: step.event.lane.cpu.0,
+                    kind: step.event.kind.kind().name(),
+                    note: step.note,
+                })
+                .collect(),
+            edges: edges
+                .iter()
+                .map(|edge| EdgeRow { from: edge.from, to: edge.to, kind: edge.kind.name() })
+                .collect(),
+            losing: *losing,
+        }
+    }
+}
+
+impl WindowRow {
+    fn new(stats: &WindowStats) -> Self {
+        Self {
+            closed: stats.closed,
+            open: stats.open,
+            with_harvest: stats.with_harvest,
+            p50_ns: percentile(stats, 50),
+            p99_ns: percentile(stats, 99),
+            longest_ns: stats.longest.first().and_then(crate::verdict::Window::open_for_ns),
+        }
+    }
+}
+
+/// Upper bound of the histogram bucket that holds the `percent`th percentile; `None` without windows.
+#[must_use]
+pub fn percentile(stats: &WindowStats, percent: u64) -> Option<u64> {
+    let total: u64 = stats.histogram.iter().sum();
+    let wanted = (total * percent).div_ceil(100);
+    let mut seen = 0;
+    for (bucket, count) in stats.histogram.iter().enumerate().take(HISTOGRAM_BUCKETS) {
+        seen += count;
+        if 0 < wanted && wanted <= seen {
+            return Some((2_u64 << bucket) - 1);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_upper_bounds_of_buckets() {
+        let mut stats =
+            WindowStats { histogram: vec![0; HISTOGRAM_BUCKETS], ..WindowStats::default() };
+        assert_eq!(percentile(&stats, 50), None);
+        stats.histogram[10] = 99;
+        stats.histogram[20] = 1;
+        assert_eq!(percentile(&stats, 50), Some(2047));
+        assert_eq!(percentile(&stats, 99), Some(2047));
+        assert_eq!(percentile(&stats, 100), Some((2 << 20) - 1));
+    }
+
+    #[test]
+    fn the_document_has_the_keys_scripts_rely_on() {
+        let document = Document::new(&Summary::default(), &Setup::complete("test"));
+        let value = serde_json::to_value(&document).unwrap();
+        for key in ["events", "dropped_events", "harvests", "rules_off", "verdicts", "hazards"] {
+            assert!(value.get(key).is_some(), "{key} is missing");
+        }
+        for key in ["lost", "at_risk", "exposed", "safe", "unknown"] {
+            assert_eq!(value["verdicts"][key], 0);
+        }
+        assert_eq!(value["outcome"], "inconclusive");
+    }
+}
