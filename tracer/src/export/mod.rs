@@ -29,6 +29,11 @@ pub mod report;
 
 pub mod perfetto;
 
+pub mod std_form;
+
+#[cfg(feature = "parquet")]
+pub mod parquet;
+
 #[cfg(test)]
 mod sample;
 
@@ -117,6 +122,10 @@ pub enum ExportError {
     /// A record cannot be put into JSON.
     #[error("encode a record as json")]
     Json(#[from] serde_json::Error),
+    /// A Parquet file cannot be written.
+    #[cfg(feature = "parquet")]
+    #[error("write parquet")]
+    Parquet(#[from] ::parquet::errors::ParquetError),
 }
 
 impl Item<'_> {
