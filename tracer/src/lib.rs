@@ -4,6 +4,9 @@
 //! `event` to `pipeline` are pure: no clock, no file, no terminal, no async, no `Result` between stages.
 
 pub mod event;
+
+pub mod order;
+
 pub mod verdict;
 
 pub mod summary;

@@ -7,9 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{
-    Anomaly, Evidence, Gap, Gfn, IoctlOp, Kind, Nanos, Operation, SlotId, Tid, VcpuId, VmId,
+    Anomaly, Evidence, Gap, Gfn, Kind, Nanos, Operation, SlotId, Tid, VcpuId, VmId,
 };
-use crate::verdict::{Finding, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
+
+pub use crate::verdict::harvest::Harvest;
+pub use crate::verdict::tally::{HEAT_CELLS, HeatCell, VerdictCounts};
+pub use crate::verdict::window::{HISTOGRAM_BUCKETS, WindowStats};
 
 /// What is known now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,113 +111,6 @@ pub struct SlotSummary {
     /// Heat map: the slot cut into [`HEAT_CELLS`] equal ranges of gfns.
     pub heat: Vec<HeatCell>,
 }
-
-/// Cells of a slot's heat map.
-pub const HEAT_CELLS: usize = 256;
-
-/// One range of a slot's heat map.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeatCell {
-    /// Pages harvested.
-    pub harvested: u64,
-    /// Times a page of it became writable.
-    pub opened: u64,
-    /// Third-case windows.
-    pub windows: u64,
-    /// Worst verdict, if any was given.
-    pub worst: Option<Verdict>,
-}
-
-/// One harvest: GET, CLEAR or RESET.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Harvest {
-    /// Its number over the whole trace, from 1.
-    pub id: u64,
-    /// The VM.
-    pub vm: VmId,
-    /// The slot (GET, CLEAR); 0:0 for RESET, which is of the whole VM.
-    pub slot: SlotId,
-    /// Which ioctl.
-    pub op: IoctlOp,
-    /// n-th harvest of this slot, from 1.
-    pub iteration: u64,
-    /// The thread.
-    pub tid: Tid,
-    /// Ioctl entry.
-    pub begin: Nanos,
-    /// Ioctl return.
-    pub end: Nanos,
-    /// The ioctl's return value.
-    pub ret: i64,
-    /// Bitmap words (or ring batches) with bits.
-    pub words: u64,
-    /// Pages taken (manual-protect GET: read).
-    pub pages: u64,
-    /// First word to last word, in nanoseconds.
-    pub protect_ns: u64,
-    /// The flush inside, in nanoseconds; `None`: no flush was seen.
-    pub flush_ns: Option<u64>,
-    /// The VM's flush counter moved between begin and end.
-    pub flush_counter_moved: bool,
-    /// Begin, end and all records between were seen.
-    pub is_complete: bool,
-    /// Worst verdict on its pages.
-    pub worst: Option<Verdict>,
-}
-
-/// Verdict counts. A *judgement* is one page at one harvest that took it, or one window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the verdicts")]
-pub struct VerdictCounts {
-    pub lost: u64,
-    pub at_risk: u64,
-    pub exposed: u64,
-    pub safe: u64,
-    pub unknown: u64,
-}
-
-impl VerdictCounts {
-    /// Counts `n` judgements of one verdict.
-    pub fn add(&mut self, verdict: Verdict, n: u64) {
-        match verdict {
-            Verdict::Lost => self.lost += n,
-            Verdict::AtRisk => self.at_risk += n,
-            Verdict::Exposed => self.exposed += n,
-            Verdict::Safe => self.safe += n,
-            Verdict::Unknown => self.unknown += n,
-        }
-    }
-
-    /// The count of one verdict.
-    #[must_use]
-    pub const fn get(&self, verdict: Verdict) -> u64 {
-        match verdict {
-            Verdict::Lost => self.lost,
-            Verdict::AtRisk => self.at_risk,
-            Verdict::Exposed => self.exposed,
-            Verdict::Safe => self.safe,
-            Verdict::Unknown => self.unknown,
-        }
-    }
-}
-
-/// Windows of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WindowStats {
-    /// Windows that closed.
-    pub closed: u64,
-    /// Windows open now.
-    pub open: u64,
-    /// Windows a harvest can have fallen into.
-    pub with_harvest: u64,
-    /// `histogram[n]` counts durations in `[2^n, 2^(n+1))` ns; durations of 0 ns are in 0, of 2^39 ns and more in 39.
-    pub histogram: Vec<u64>,
-    /// The ten longest, longest first.
-    pub longest: Vec<Window>,
-}
-
-/// Buckets of a window histogram.
-pub const HISTOGRAM_BUCKETS: usize = 40;
 
 /// Activity per bucket of trace time, the newest [`Series::BUCKETS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

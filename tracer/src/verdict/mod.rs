@@ -3,8 +3,16 @@
 pub mod finding;
 pub mod window;
 
+pub mod harvest;
+pub mod tally;
+
+pub mod benign;
+
+pub use benign::LookAlike;
 pub use finding::{Edge, EdgeKind, Finding, Step, Witness};
-pub use window::{Window, WindowKind};
+pub use harvest::Harvest;
+pub use tally::VerdictCounts;
+pub use window::{Window, WindowKind, WindowStats};
 
 use crate::event::Operation;
 

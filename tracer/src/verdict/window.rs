@@ -59,3 +59,89 @@ impl Window {
         self.closed.map(|closed| closed.since(self.opened))
     }
 }
+
+/// Windows of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WindowStats {
+    /// Windows that closed.
+    pub closed: u64,
+    /// Windows open now.
+    pub open: u64,
+    /// Windows a harvest can have fallen into.
+    pub with_harvest: u64,
+    /// `histogram[n]` counts durations in `[2^n, 2^(n+1))` ns; durations of 0 ns are in 0, of 2^39 ns and more in 39.
+    pub histogram: Vec<u64>,
+    /// The ten longest, longest first.
+    pub longest: Vec<Window>,
+}
+
+/// Buckets of a window histogram.
+pub const HISTOGRAM_BUCKETS: usize = 40;
+
+/// Windows kept one by one.
+pub const LONGEST_MAX: usize = 10;
+
+impl WindowStats {
+    /// Takes a window that has closed.
+    pub fn add(&mut self, window: &Window) {
+        let Some(length) = window.open_for_ns() else {
+            self.open += 1;
+            return;
+        };
+        self.closed += 1;
+        self.with_harvest += u64::from(0 < window.harvests_inside);
+        if self.histogram.is_empty() {
+            self.histogram.resize(HISTOGRAM_BUCKETS, 0);
+            self.longest.reserve_exact(LONGEST_MAX + 1);
+        }
+        self.histogram[bucket(length)] += 1;
+        let shortest = self.longest.last().and_then(Window::open_for_ns).unwrap_or(0);
+        if self.longest.len() < LONGEST_MAX || shortest < length {
+            let place = self
+                .longest
+                .partition_point(|kept| length <= kept.open_for_ns().unwrap_or(u64::MAX));
+            self.longest.insert(place, *window);
+            self.longest.truncate(LONGEST_MAX);
+        }
+    }
+}
+
+/// The histogram bucket of a duration.
+#[must_use]
+pub const fn bucket(length_ns: u64) -> usize {
+    let log2 = 63 - (length_ns | 1).leading_zeros() as usize;
+    if log2 < HISTOGRAM_BUCKETS { log2 } else { HISTOGRAM_BUCKETS - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ten_longest_windows_are_kept_longest_first() {
+        let mut stats = WindowStats::default();
+        for length in [5, 900, 3, 70, 1, 2, 8, 900, 11, 12, 13, 14] {
+            stats.add(&Window {
+                kind: WindowKind::FastFault,
+                vm: VmId(1),
+                slot: SlotId::default(),
+                gfn: Gfn(0),
+                tid: Tid(1),
+                opened: Nanos(100),
+                closed: Some(Nanos(100 + length)),
+                harvests_inside: 0,
+            });
+        }
+        let lengths: Vec<_> = stats.longest.iter().filter_map(Window::open_for_ns).collect();
+        assert_eq!(lengths, [900, 900, 70, 14, 13, 12, 11, 8, 5, 3]);
+        assert_eq!(stats.histogram.iter().sum::<u64>(), stats.closed);
+    }
+
+    #[test]
+    fn buckets_are_powers_of_two_and_never_overflow() {
+        assert_eq!(bucket(0), 0);
+        assert_eq!(bucket(1023), 9);
+        assert_eq!(bucket(1024), 10);
+        assert_eq!(bucket(u64::MAX), HISTOGRAM_BUCKETS - 1);
+    }
+}

@@ -1,0 +1,15 @@
+//! Order: which operation precedes which, and how we know (DESIGN.md, section 3).
+//!
+//! ```text
+//! Batch --Merge--> records in one sequence, gaps located --Spool--> the recent past, by ordinal
+//! ```
+//!
+//! The merge is by time and orders nothing by itself; [`relation`] says what two intervals prove.
+
+pub mod merge;
+pub mod relation;
+pub mod spool;
+
+pub use merge::{Item, Merge};
+pub use relation::{Relation, relation};
+pub use spool::{Ordinal, Spool};

@@ -1,0 +1,140 @@
+//! The spool: the recent past of the trace, so that a verdict can look back and a witness can be drawn.
+//!
+//! A ring of raw records indexed by *ordinal*, the number of a record in merge order. Pages keep 32-bit stamps of
+//! ordinals ([`Stamp`]); a stamp whose record has left the spool still says "before everything in the spool".
+
+use crate::event::{Event, RawEvent, decode};
+
+/// Number of a record in merge order, from 2. Ordinals whose low 32 bits are 0 or 1 are never used: those are the
+/// stamps [`Stamp::NONE`] and [`Stamp::OLD`].
+pub type Ordinal = u64;
+
+/// The low half of an ordinal, as pages keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp(u32);
+
+impl Stamp {
+    /// Never happened.
+    pub const NONE: Self = Self(0);
+    /// Happened before anything that can be looked up.
+    pub const OLD: Self = Self(1);
+
+    /// The stamp of an ordinal.
+    #[must_use]
+    pub const fn of(ordinal: Ordinal) -> Self {
+        Self(ordinal as u32)
+    }
+
+    /// Whether anything happened at all.
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The ordinal, given the newest one; 0 for [`Self::NONE`] and [`Self::OLD`].
+    ///
+    /// Right for stamps less than 2^32 records old; [`crate::verdict`] sweeps older ones to [`Self::OLD`].
+    #[must_use]
+    pub const fn ordinal(self, newest: Ordinal) -> Ordinal {
+        if self.0 < 2 {
+            return 0;
+        }
+        newest - (newest as u32).wrapping_sub(self.0) as u64
+    }
+}
+
+/// The ring of recent records.
+#[derive(Debug)]
+pub struct Spool {
+    records: Vec<RawEvent>,
+    mask: u64,
+    newest: Ordinal,
+}
+
+impl Spool {
+    /// Records kept: 2^18 records are 16 MiB.
+    pub const RECORDS: usize = 1 << 18;
+
+    /// An empty spool of `records` records, rounded up to a power of two.
+    #[must_use]
+    pub fn new(records: usize) -> Self {
+        let records = records.max(2).next_power_of_two();
+        Self { records: Vec::new(), mask: records as u64 - 1, newest: 1 }
+    }
+
+    /// Appends a record and returns its ordinal.
+    pub fn push(&mut self, record: &RawEvent) -> Ordinal {
+        self.newest += 1;
+        while (self.newest as u32) < 2 {
+            self.newest += 1;
+        }
+        let slot = (self.newest & self.mask) as usize;
+        if let Some(place) = self.records.get_mut(slot) {
+            *place = *record;
+        } else {
+            // Grows once to its full size by doubling, then never again.
+            self.records.resize(slot + 1, RawEvent::default());
+            self.records[slot] = *record;
+        }
+        self.newest
+    }
+
+    /// Ordinal of the newest record.
+    #[must_use]
+    pub const fn newest(&self) -> Ordinal {
+        self.newest
+    }
+
+    /// Ordinal of the oldest record still kept.
+    #[must_use]
+    pub const fn oldest(&self) -> Ordinal {
+        let oldest = self.newest.saturating_sub(self.mask);
+        if oldest < 2 { 2 } else { oldest }
+    }
+
+    /// The record of that ordinal, while it is kept.
+    #[must_use]
+    pub fn record(&self, ordinal: Ordinal) -> Option<&RawEvent> {
+        if ordinal < self.oldest() || self.newest < ordinal {
+            return None;
+        }
+        self.records.get((ordinal & self.mask) as usize)
+    }
+
+    /// The event of that ordinal, while it is kept.
+    #[must_use]
+    pub fn event(&self, ordinal: Ordinal) -> Option<Event> {
+        self.record(ordinal).and_then(|record| decode(record).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ts_ns: u64) -> RawEvent {
+        RawEvent { ts_ns, kind: 2, ..RawEvent::default() }
+    }
+
+    #[test]
+    fn a_full_spool_forgets_the_oldest_record() {
+        let mut spool = Spool::new(4);
+        let first = spool.push(&at(1));
+        for ts in 2..=4 {
+            spool.push(&at(ts));
+        }
+        assert_eq!(spool.record(first).map(|r| r.ts_ns), Some(1));
+        let last = spool.push(&at(5));
+        assert_eq!(spool.record(first), None);
+        assert_eq!(spool.record(last).map(|r| r.ts_ns), Some(5));
+        assert_eq!(spool.record(last + 1), None);
+    }
+
+    #[test]
+    fn stamps_find_their_ordinal_across_the_wrap() {
+        let newest = (3 << 32) + 10;
+        assert_eq!(Stamp::of(newest - 12).ordinal(newest), newest - 12);
+        assert_eq!(Stamp::of(newest).ordinal(newest), newest);
+        assert_eq!(Stamp::OLD.ordinal(newest), 0);
+    }
+}
