@@ -1,45 +1,56 @@
 //! The pipeline: records in, a [`Summary`] out; the same for live rings and for recordings.
 //!
 //! ```text
-//! push(batch) -> merge (order) -> decode (event) -> engine (order, verdict) -> summary
+//! push(batch) -> merge (order) -> decode (event) -> detector (verdict) -> summary
 //! ```
 
-use crate::event::{Batch, Setup};
-use crate::summary::Summary;
+use crate::event::{Batch, Gap, GapCause, Nanos, RawEvent, Setup, decode};
+use crate::order::{Item, Merge};
+use crate::summary::{SlotSummary, Summary, VmSummary};
 use crate::verdict::Window;
+use crate::verdict::detector::Detector;
 
 /// Records to judgements. Fails never, waits never.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     setup: Setup,
+    merge: Merge,
+    detector: Detector,
     summary: Summary,
-    follows_windows: bool,
-    windows: Vec<Window>,
 }
 
 impl Pipeline {
     /// A pipeline for one trace.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        Self { setup, summary: Summary::default(), follows_windows: false, windows: Vec::new() }
+        let detector = Detector::new(&setup);
+        let summary = Summary { rules_off: detector.rules().off(), ..Summary::default() };
+        Self { setup, merge: Merge::default(), detector, summary }
     }
 
     /// Takes the next batch. How records are cut into batches changes nothing.
     pub fn push(&mut self, batch: &Batch) {
-        self.summary.events += batch.records.len() as u64;
+        let Self { merge, detector, summary, .. } = self;
+        merge.push(batch, |item| take(detector, summary, item));
+        self.publish();
     }
 
     /// The trace has ended: everything still held back is judged.
-    pub fn finish(&mut self) {}
+    pub fn finish(&mut self) {
+        let Self { merge, detector, summary, .. } = self;
+        merge.finish(|item| take(detector, summary, item));
+        detector.finish();
+        self.publish();
+    }
 
     /// Keeps every window that closes until [`Self::take_windows`] asks for it; the summary keeps only the longest.
     pub fn follow_windows(&mut self) {
-        self.follows_windows = true;
+        self.detector.follow_windows();
     }
 
     /// The windows that closed since the last call, and after [`Self::finish`] those left open.
     pub fn take_windows(&mut self) -> Vec<Window> {
-        std::mem::take(&mut self.windows)
+        self.detector.take_windows()
     }
 
     /// What is known now.
@@ -52,5 +63,108 @@ impl Pipeline {
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// Brings the read model up to date with the detector.
+    fn publish(&mut self) {
+        let Self { detector, summary, merge, .. } = self;
+        summary.now = summary.now.max(merge.watermark());
+        summary.verdicts = detector.counts();
+        summary.unknown_causes = detector.causes().collect();
+        summary.benign = detector.look_alikes().collect();
+        summary.findings_total = detector.findings_total();
+        summary.integrity_total = detector.integrity_total();
+        if let Some(findings) = detector.take_findings() {
+            summary.findings = findings;
+        }
+        if summary.harvests_total != detector.harvests_total() {
+            summary.harvests_total = detector.harvests_total();
+            summary.harvests.clone_from(detector.harvests());
+        }
+        summary.windows.clone_from(detector.windows());
+        publish_vms(detector, summary);
+    }
+}
+
+/// One step of the merge into the detector and the summary.
+fn take(detector: &mut Detector, summary: &mut Summary, item: Item<'_>) {
+    match item {
+        Item::Record(record) => take_record(detector, summary, record),
+        Item::Gap(gap) => {
+            summary.add_gap(&gap);
+            detector.gap(&gap);
+        }
+        Item::Found(n) => summary.dropped_events = summary.dropped_events.saturating_sub(n),
+        Item::Late(anomaly) => {
+            summary.add_anomaly(anomaly);
+            // It was not judged, so it is as good as dropped.
+            let from = anomaly.at;
+            take_damage(detector, summary, anomaly.lane, from, summary.now.max(from));
+        }
+    }
+}
+
+fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent) {
+    summary.events += 1;
+    let at = Nanos(record.ts_ns);
+    summary.begin.get_or_insert(at);
+    summary.now = at;
+    match decode(record) {
+        Ok(event) => {
+            summary.observe(&event);
+            detector.push(record, &event);
+        }
+        Err(anomaly) => {
+            summary.add_anomaly(anomaly);
+            take_damage(detector, summary, anomaly.lane, at, at);
+        }
+    }
+}
+
+/// A record that could not be used.
+fn take_damage(
+    detector: &mut Detector,
+    summary: &mut Summary,
+    lane: crate::event::Lane,
+    from: Nanos,
+    to: Nanos,
+) {
+    let cause = GapCause::Damaged;
+    let gap = Gap { lane: Some(lane), hook: None, cause, from, to, dropped: 1 };
+    summary.add_gap(&gap);
+    detector.gap(&gap);
+}
+
+fn publish_vms(detector: &mut Detector, summary: &mut Summary) {
+    for (index, vm) in detector.vms_mut().iter_mut().enumerate() {
+        if summary.vms.len() <= index {
+            summary.vms.push(VmSummary::default());
+        }
+        let shown = &mut summary.vms[index];
+        if shown.vm != vm.id {
+            *shown = VmSummary::default();
+        }
+        shown.vm = vm.id;
+        shown.tgid = vm.tgid;
+        shown.manual_protect = vm.manual_protect;
+        shown.ring_bytes = vm.ring_bytes;
+        shown.is_gone = vm.is_gone;
+        for slot in &mut vm.slots {
+            if !std::mem::take(&mut slot.is_changed) {
+                continue;
+            }
+            if slot.is_deleted {
+                shown.slots.remove(&slot.id);
+                continue;
+            }
+            let place: &mut SlotSummary = shown.slots.entry(slot.id).or_default();
+            place.base = slot.base;
+            place.npages = slot.npages;
+            place.is_logging = slot.is_logging;
+            place.logging_since = slot.logging_since;
+            place.harvests = slot.harvests;
+            place.pages_harvested = slot.pages_harvested;
+            place.heat.clone_from(&slot.heat);
+        }
     }
 }

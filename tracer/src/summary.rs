@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{
-    Anomaly, Evidence, Gap, Gfn, Kind, Nanos, Operation, SlotId, Tid, VcpuId, VmId,
+    Anomaly, Event, EventKind, Evidence, Gap, Gfn, Kind, Nanos, Operation, SlotId, Tid, VcpuId,
+    VmId,
 };
 use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
 
@@ -69,8 +70,13 @@ pub struct Summary {
 /// Gaps and anomalies kept one by one.
 pub const GAPS_MAX: usize = 1024;
 
-/// Harvests kept one by one.
-pub const HARVESTS_MAX: usize = 4096;
+pub use crate::verdict::detector::HARVESTS_MAX;
+
+/// Threads whose lock waits are kept one by one.
+pub const LOCK_THREADS_MAX: usize = 4096;
+
+/// vCPU threads kept by name.
+pub const VCPUS_MAX: usize = 65_536;
 
 /// Records per [`Kind`] number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +179,116 @@ impl Counts {
     }
 }
 
+impl Series {
+    /// The bucket of `at`, made with all before it; times before the newest bucket count in the newest.
+    pub fn bucket(&mut self, at: Nanos) -> &mut Bucket {
+        let start = Nanos(at.0 - at.0 % Self::BUCKET_NS);
+        let newest = self.buckets.back().map(|bucket| bucket.start);
+        if newest.is_none_or(|newest| newest < start) {
+            self.extend(newest, start);
+        }
+        let last = self.buckets.len() - 1;
+        &mut self.buckets[last]
+    }
+
+    fn extend(&mut self, newest: Option<Nanos>, start: Nanos) {
+        // Of a long silence only what is kept is made.
+        let kept = Nanos(start.0.saturating_sub((Self::BUCKETS as u64 - 1) * Self::BUCKET_NS));
+        let mut next = newest.map_or(start, |newest| Nanos(newest.0 + Self::BUCKET_NS).max(kept));
+        while next <= start {
+            if self.buckets.len() == Self::BUCKETS {
+                self.buckets.pop_front();
+            }
+            self.buckets.push_back(Bucket { start: next, ..Bucket::default() });
+            next.0 = next.0.saturating_add(Self::BUCKET_NS);
+        }
+    }
+}
+
+impl LockWaits {
+    /// `LCB_F_READ` of include/trace/events/lock.h.
+    const LCB_F_READ: u32 = 1 << 1;
+    /// `LCB_F_WRITE`.
+    const LCB_F_WRITE: u32 = 1 << 2;
+
+    fn add(&mut self, tid: Tid, lcb_flags: u32, wait_ns: u64) {
+        self.waits += 1;
+        self.wait_ns += wait_ns;
+        self.readers += u64::from(lcb_flags & Self::LCB_F_READ != 0);
+        self.writers += u64::from(lcb_flags & Self::LCB_F_WRITE != 0);
+        if LOCK_THREADS_MAX <= self.by_thread.len() && !self.by_thread.contains_key(&tid) {
+            self.by_thread.pop_last();
+        }
+        let (waits, total, longest) = self.by_thread.entry(tid).or_default();
+        *waits += 1;
+        *total += wait_ns;
+        *longest = wait_ns.max(*longest);
+        self.histogram.resize(HISTOGRAM_BUCKETS, 0);
+        self.histogram[crate::verdict::window::bucket(wait_ns)] += 1;
+    }
+}
+
 impl Summary {
+    /// Counts an event. Judgements come from the detector, not from here.
+    pub fn observe(&mut self, event: &Event) {
+        let at = event.span.hi;
+        self.by_kind.0[event.kind.kind() as usize & 63] += 1;
+        let bucket = self.series.bucket(at);
+        bucket.events += 1;
+        match event.kind {
+            EventKind::Mark { .. } => bucket.marks += 1,
+            EventKind::FastFault { fixed, .. } => bucket.fast_faults += u64::from(fixed),
+            EventKind::Fault { .. } | EventKind::SpteSet { .. } => bucket.slow_faults += 1,
+            EventKind::HarvestWord { mask, .. } | EventKind::UserWord { mask, .. } => {
+                bucket.harvested_pages += u64::from(mask.count_ones());
+            }
+            EventKind::Flush { .. } => bucket.flushes += 1,
+            EventKind::HostWrite { .. } => bucket.host_writes += 1,
+            EventKind::RingPush { .. } => bucket.ring_pushes += 1,
+            EventKind::LockWait { lcb_flags, .. } => {
+                self.lock_waits.add(event.tid, lcb_flags, event.span.len_ns());
+            }
+            EventKind::RunBegin { vcpu } => {
+                let is_new = !self.vcpus.contains_key(&event.tid);
+                if is_new && VCPUS_MAX <= self.vcpus.len() {
+                    self.vcpus.pop_first();
+                }
+                self.vcpus.insert(event.tid, (event.vm, vcpu));
+            }
+            EventKind::VmSeen { .. }
+            | EventKind::VmGone
+            | EventKind::SlotState { .. }
+            | EventKind::IoctlBegin { .. }
+            | EventKind::IoctlEnd { .. }
+            | EventKind::RingReset { .. }
+            | EventKind::SlotProtect { .. }
+            | EventKind::Invalidate { .. }
+            | EventKind::SpteChange { .. }
+            | EventKind::RmapAdd { .. }
+            | EventKind::RunEnd { .. }
+            | EventKind::Split { .. }
+            | EventKind::Zap { .. } => {}
+        }
+    }
+
+    /// Notes a gap.
+    pub fn add_gap(&mut self, gap: &Gap) {
+        self.dropped_events += gap.dropped;
+        self.gaps_total += 1;
+        if self.gaps.len() < GAPS_MAX {
+            self.gaps.push(*gap);
+        }
+        self.series.bucket(gap.to).dropped += gap.dropped;
+    }
+
+    /// Notes a record that made no sense.
+    pub fn add_anomaly(&mut self, anomaly: Anomaly) {
+        self.anomalies_total += 1;
+        if self.anomalies.len() < GAPS_MAX {
+            self.anomalies.push(anomaly);
+        }
+    }
+
     /// The windows of one kind.
     #[must_use]
     pub const fn windows(&self, kind: WindowKind) -> &WindowStats {

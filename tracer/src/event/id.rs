@@ -47,7 +47,7 @@ pub struct Lane {
 }
 
 /// A closed interval of time, `lo <= hi`, that is proven to contain an instant or an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
     /// Not before.
     pub lo: Nanos,

@@ -23,7 +23,7 @@ pub enum Item<'a> {
 }
 
 /// Merges batches.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Merge {
     /// Records beyond the watermark.
     held: Vec<RawEvent>,

@@ -44,7 +44,7 @@ impl Stamp {
 }
 
 /// The ring of recent records.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spool {
     records: Vec<RawEvent>,
     mask: u64,

@@ -8,6 +8,13 @@ pub mod tally;
 
 pub mod benign;
 
+pub(crate) mod ledger;
+pub(crate) mod page;
+
+pub mod rule;
+
+pub mod detector;
+
 pub use benign::LookAlike;
 pub use finding::{Edge, EdgeKind, Finding, Step, Witness};
 pub use harvest::Harvest;

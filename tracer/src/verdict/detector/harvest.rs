@@ -1,0 +1,467 @@
+//! Harvests: GET, CLEAR and RESET, judged when the ioctl returns.
+//!
+//! ```text
+//! begin .. [ xchg word .. visit its SPTEs ]* .. flush .. return
+//!                                                        ^ every page taken must be protected and flushed here
+//! ```
+
+use crate::event::{EventKind, Gfn, IoctlOp, IoctlRef, Nanos, Operation, SlotId, Span};
+use crate::order::Ordinal;
+use crate::order::spool::Stamp;
+use crate::verdict::page::{Page, Protection, Report, page_flag};
+use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window, WindowKind};
+
+use super::slot::WordSeen;
+use super::thread::{OpenIoctl, PageTally, Suspect, TakenWord, WORDS_MAX};
+use super::{At, Detector, HARVESTS_MAX};
+
+/// What a harvest word showed of one page.
+enum Taken {
+    Protected,
+    Closed,
+    Suspect,
+    Unknown(UnknownCause),
+}
+
+impl Detector {
+    pub(super) fn on_ioctl_begin(&mut self, at: At<'_>, op: IoctlRef, flushes: u64) {
+        let EventKind::IoctlBegin { first, count, .. } = at.event.kind else { return };
+        let vm = self.vm(at.event.vm);
+        self.abandon_ioctl(at);
+        let ioctl = OpenIoctl {
+            begin: Some(at.event.span.lo),
+            args: (first, count),
+            flushes,
+            word_floor: at.event.span.lo,
+            ..self.open_ioctl(at, vm, op)
+        };
+        let place = self.threads.place(at.event.tid);
+        self.threads.get_mut(place).ioctl = Some(ioctl);
+    }
+
+    fn open_ioctl(&self, at: At<'_>, vm: usize, op: IoctlRef) -> OpenIoctl {
+        let is_taker = match op.op {
+            IoctlOp::GetDirtyLog => !self.vms[vm].is_manual(),
+            IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => true,
+            IoctlOp::SetMemory | IoctlOp::EnableCap => false,
+        };
+        let slot = match op.op {
+            IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog => self.vms[vm].known_slot(op.slot),
+            IoctlOp::ResetDirtyRings | IoctlOp::SetMemory | IoctlOp::EnableCap => None,
+        };
+        OpenIoctl {
+            op,
+            vm,
+            slot,
+            begin: None,
+            ordinal: at.ordinal,
+            args: (0, 0),
+            flushes: 0,
+            is_taker,
+            word_floor: Nanos(0),
+            first_visit: None,
+            last_visit: Nanos(0),
+            first_protected: None,
+            words: 0,
+            pages: PageTally::default(),
+            is_over: false,
+        }
+    }
+
+    /// The thread's open ioctl never ended in this trace.
+    pub(super) fn abandon_ioctl(&mut self, at: At<'_>) {
+        let place = self.threads.place(at.event.tid);
+        let thread = self.threads.get_mut(place);
+        if let Some(ioctl) = thread.ioctl.take() {
+            thread.words.clear();
+            thread.suspects.clear();
+            self.ledger.unknown(UnknownCause::Dropped, ioctl.pages.taken);
+        }
+    }
+
+    pub(super) fn on_harvest_word(&mut self, at: At<'_>) {
+        let EventKind::HarvestWord { first, mask, protected, slot } = at.event.kind else { return };
+        let vm = self.vm(at.event.vm);
+        if mask == 0 {
+            self.benign(LookAlike::EmptyBatch);
+            return;
+        }
+        let slot_index = self.slot_by_ref(vm, at, slot, first);
+        let mut ioctl = self.taking_ioctl(at, vm, slot.id);
+        let visit = at.event.span;
+        let xchg = Span { lo: ioctl.word_floor.min(visit.lo), hi: visit.lo };
+        let place = self.threads.place(at.event.tid);
+        let is_one_hold = self.threads.get_mut(place).cut < visit.lo;
+        let word = WordSeen {
+            first,
+            mask,
+            protected,
+            xchg,
+            visit,
+            ordinal: at.ordinal,
+            slot: slot_index,
+            is_one_hold,
+        };
+        self.take_word(&word, &mut ioctl, place, |bit| {
+            if protected & bit != 0 { Some(Protection::Closed) } else { None }
+        });
+        ioctl.word_floor = visit.hi;
+        ioctl.slot.get_or_insert(slot_index);
+        self.vms[vm].words.push(word);
+        self.vms[vm].last_word = visit.hi;
+        self.threads.get_mut(place).ioctl = Some(ioctl);
+    }
+
+    pub(super) fn on_user_word(&mut self, at: At<'_>) {
+        let EventKind::UserWord { first, mask, protected, writable } = at.event.kind else {
+            return;
+        };
+        let vm = self.vm(at.event.vm);
+        let place = self.threads.place(at.event.tid);
+        let Some(mut ioctl) = self.threads.get_mut(place).ioctl else {
+            self.ledger.unknown(UnknownCause::Dropped, u64::from(mask.count_ones()));
+            return;
+        };
+        let slot = self.vms[vm].slot(ioctl.op.slot, first);
+        ioctl.slot = Some(slot);
+        if !ioctl.is_taker {
+            ioctl.words += 1;
+            ioctl.pages.taken += u64::from(mask.count_ones());
+            self.threads.get_mut(place).ioctl = Some(ioctl);
+            return;
+        }
+        // The word is read when all is done: xchg and visit lie anywhere since the ioctl's begin.
+        let since = Span { lo: ioctl.begin.unwrap_or_default(), hi: at.event.span.hi };
+        let word = WordSeen {
+            first,
+            mask,
+            protected,
+            xchg: since,
+            visit: since,
+            ordinal: at.ordinal,
+            slot,
+            is_one_hold: false,
+        };
+        let begin = ioctl.ordinal;
+        self.take_word(&word, &mut ioctl, place, |bit| {
+            if protected & bit != 0 {
+                Some(Protection::Closed)
+            } else if writable & bit != 0 {
+                Some(Protection::Open)
+            } else {
+                None
+            }
+        });
+        self.keep_reopened(&word, begin);
+        self.vms[vm].words.push(word);
+        self.vms[vm].last_word = at.event.span.hi;
+        self.threads.get_mut(place).ioctl = Some(ioctl);
+    }
+
+    /// Pages that a fault opened since the ioctl began were marked again, perhaps after the xchg.
+    fn keep_reopened(&mut self, word: &WordSeen, begin: Ordinal) {
+        let newest = self.ctx.spool.newest();
+        let vm = self.last_vm;
+        let mut reopened = 0;
+        for bit in bits(word.mask) {
+            let gfn = Gfn(word.first.0 + bit);
+            let slot = &mut self.vms[vm].slots[word.slot];
+            let Some(page) = slot.pages.get_mut(gfn, &mut self.budget) else { continue };
+            if begin < page.mark.ordinal(newest) && page.report == Report::Clean {
+                page.report = Report::Maybe;
+                reopened += 1;
+            }
+        }
+        self.ledger.benign(LookAlike::ReopenedInHarvest, reopened);
+    }
+
+    /// The thread's open harvest, made up if its begin was not seen.
+    fn taking_ioctl(&mut self, at: At<'_>, vm: usize, slot: SlotId) -> OpenIoctl {
+        let place = self.threads.place(at.event.tid);
+        if let Some(ioctl) = self.threads.get_mut(place).ioctl
+            && ioctl.vm == vm
+        {
+            return OpenIoctl { is_taker: true, ..ioctl };
+        }
+        let op = IoctlRef { op: IoctlOp::GetDirtyLog, slot, mem_flags: 0 };
+        OpenIoctl { is_taker: true, ..self.open_ioctl(at, vm, op) }
+    }
+
+    /// Takes every page of the word; `shown` says what the record shows of a page's SPTE.
+    fn take_word(
+        &mut self,
+        word: &WordSeen,
+        ioctl: &mut OpenIoctl,
+        place: usize,
+        shown: impl Fn(u64) -> Option<Protection>,
+    ) {
+        let vm = ioctl.vm;
+        ioctl.words += 1;
+        ioctl.first_visit.get_or_insert(word.visit.lo);
+        ioctl.last_visit = word.visit.hi;
+        let taken = u64::from(word.mask.count_ones());
+        let slot = &mut self.vms[vm].slots[word.slot];
+        slot.pages_harvested += taken;
+        if let Some(cell) = slot.heat(word.first) {
+            cell.harvested += taken;
+        }
+        ioctl.pages.taken += taken;
+        for bit in bits(word.mask) {
+            let gfn = Gfn(word.first.0.wrapping_add(bit));
+            match self.take_page(vm, word, gfn, shown(1 << bit)) {
+                Taken::Protected => {
+                    ioctl.pages.protected += 1;
+                    ioctl.first_protected.get_or_insert((word.slot, gfn, word.visit.lo));
+                }
+                Taken::Closed => ioctl.pages.closed += 1,
+                Taken::Suspect => {
+                    let suspects = &mut self.threads.get_mut(place).suspects;
+                    if suspects.len() < WORDS_MAX {
+                        suspects.push(Suspect { slot: word.slot, gfn, word: word.ordinal });
+                    } else {
+                        ioctl.pages.limit += 1;
+                    }
+                }
+                Taken::Unknown(UnknownCause::Dropped) => ioctl.pages.dropped += 1,
+                Taken::Unknown(UnknownCause::Limit) => ioctl.pages.limit += 1,
+                Taken::Unknown(UnknownCause::BeforeAttach) => ioctl.pages.before_attach += 1,
+                Taken::Unknown(_) => ioctl.pages.not_observed += 1,
+            }
+        }
+        let words = &mut self.threads.get_mut(place).words;
+        let WordSeen { first, mask, protected, visit, ordinal, slot, .. } = *word;
+        if words.len() < WORDS_MAX {
+            words.push(TakenWord { slot, first, mask, protected, visit, ordinal });
+        } else {
+            ioctl.is_over = true;
+        }
+    }
+
+    fn take_page(
+        &mut self,
+        vm: usize,
+        word: &WordSeen,
+        gfn: Gfn,
+        shown: Option<Protection>,
+    ) -> Taken {
+        let has_concurrent =
+            word.visit.lo.0 <= self.vms[vm].last_open.0.saturating_add(self.ctx.epsilon_ns);
+        let Self { vms, ctx, budget, ledger, .. } = self;
+        let slot = &mut vms[vm].slots[word.slot];
+        let Some(page) = slot.pages.get_mut(gfn, budget) else {
+            self.limit_reached = Some(ctx.now);
+            return Taken::Unknown(UnknownCause::Limit);
+        };
+        if page.report == Report::Marked {
+            slot.marked -= 1;
+        } else if page.has(page_flag::INITIALLY_SET) {
+            ledger.benign(LookAlike::InitiallySet, 1);
+        } else if page.report == Report::Clean {
+            ledger.benign(LookAlike::UnexplainedBit, 1);
+        }
+        page.report = Report::Clean;
+        page.taken = Stamp::of(word.ordinal);
+        page.set(page_flag::INITIALLY_SET, false);
+        page.set(page_flag::UNLOGGED, false);
+        let opened_inside = has_concurrent && {
+            let changed = page.changed.ordinal(ctx.spool.newest());
+            page.protection == Protection::Open
+                && ctx.spool.event(changed).is_some_and(|event| {
+                    word.visit.lo.0 <= event.span.hi.0.saturating_add(ctx.epsilon_ns)
+                })
+        };
+        Self::visit_page(ctx, page, word, shown, opened_inside, &mut slot.marked)
+    }
+
+    /// What the visit of a taken page did to its SPTE.
+    fn visit_page(
+        ctx: &super::Ctx,
+        page: &mut Page,
+        word: &WordSeen,
+        shown: Option<Protection>,
+        opened_inside: bool,
+        marked: &mut u64,
+    ) -> Taken {
+        let state = ctx.protection(page);
+        match shown {
+            Some(Protection::Closed) if opened_inside => {
+                // Closed by the visit, or opened again after it: the next value seen will tell.
+                page.change(Protection::Unknown, word.ordinal);
+                page.report = Report::Maybe;
+                Taken::Protected
+            }
+            Some(Protection::Closed) => {
+                page.change(Protection::Closed, word.ordinal);
+                Taken::Protected
+            }
+            Some(Protection::Open | Protection::Unknown) if opened_inside => {
+                page.report = Report::Maybe;
+                Taken::Protected
+            }
+            Some(Protection::Open | Protection::Unknown) => Taken::Suspect,
+            None if opened_inside => {
+                // It was not open when visited, so it was opened, and marked, after the visit.
+                super::Slot::mark(page, marked, word.ordinal);
+                Taken::Closed
+            }
+            None => match state {
+                _ if !ctx.rules.has_write_protect() => {
+                    Taken::Unknown(UnknownCause::NotObserved(Operation::WriteProtect))
+                }
+                Ok(Protection::Closed) => Taken::Closed,
+                Ok(Protection::Open) if page.has(page_flag::HUGE | page_flag::SEVERAL) => {
+                    Taken::Unknown(UnknownCause::NotObserved(Operation::SpteChange))
+                }
+                Ok(Protection::Open) => Taken::Suspect,
+                Ok(Protection::Unknown) => Taken::Unknown(UnknownCause::BeforeAttach),
+                Err(cause) => Taken::Unknown(cause),
+            },
+        }
+    }
+
+    pub(super) fn on_ioctl_end(&mut self, at: At<'_>, op: IoctlRef) {
+        let EventKind::IoctlEnd { ret, .. } = at.event.kind else { return };
+        let vm = self.vm(at.event.vm);
+        let place = self.threads.place(at.event.tid);
+        let begun = self.threads.get_mut(place).ioctl.take();
+        let ioctl = match begun {
+            Some(ioctl) if ioctl.op.op == op.op || ioctl.begin.is_none() => {
+                OpenIoctl { op, ..ioctl }
+            }
+            Some(_) | None => self.open_ioctl(at, vm, op),
+        };
+        match op.op {
+            IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
+                self.finish_harvest(at, place, ioctl);
+            }
+            IoctlOp::SetMemory => self.finish_set_memory(at, vm, ioctl),
+            IoctlOp::EnableCap if ret == 0 => self.enable_cap(vm, ioctl.args),
+            IoctlOp::EnableCap => {}
+        }
+        let thread = self.threads.get_mut(place);
+        thread.words.clear();
+        thread.suspects.clear();
+        thread.marks.clear();
+    }
+
+    /// The harvest has returned: every page it took is judged.
+    fn finish_harvest(&mut self, at: At<'_>, place: usize, ioctl: OpenIoctl) {
+        let EventKind::IoctlEnd { ret, flushes, words, words_cut, .. } = at.event.kind else {
+            return;
+        };
+        let vm = ioctl.vm;
+        let counter_moved = ioctl.begin.is_some() && flushes != ioctl.flushes;
+        let begin = ioctl.begin.unwrap_or(at.event.span.lo);
+        let span = Span { lo: begin, hi: at.event.span.hi };
+        let slot = ioctl.slot.or_else(|| {
+            (ioctl.op.op != IoctlOp::ResetDirtyRings)
+                .then(|| self.vms[vm].known_slot(ioctl.op.slot))
+                .flatten()
+        });
+        let is_complete = ioctl.begin.is_some()
+            && !self.ctx.has_gap_in(span)
+            && !words_cut
+            && (words == 0 || words == ioctl.words)
+            && !ioctl.is_over;
+        let before = self.ledger.counts;
+        let flush = self.threads.get_mut(place).flush;
+        let own_flush =
+            (ioctl.first_visit.is_some() && ioctl.last_visit <= flush.lo).then_some(flush);
+        if ioctl.is_taker {
+            self.judge_pages(at, place, &ioctl, own_flush, counter_moved, is_complete);
+        } else {
+            self.benign(LookAlike::ManualGet);
+        }
+        let worst = worst_since(&before, &self.ledger.counts);
+        self.harvests_total += 1;
+        let iteration = self.settle_slot(at, slot, &ioctl, span);
+        let harvest = Harvest {
+            id: self.harvests_total,
+            vm: self.vms[vm].id,
+            slot: ioctl.op.slot,
+            op: ioctl.op.op,
+            iteration,
+            tid: at.event.tid,
+            begin,
+            end: span.hi,
+            ret,
+            words: ioctl.words,
+            pages: ioctl.pages.taken,
+            protect_ns: ioctl.last_visit.since(ioctl.first_visit.unwrap_or(ioctl.last_visit)),
+            flush_ns: own_flush.map(Span::len_ns),
+            flush_counter_moved: counter_moved,
+            is_complete,
+            worst,
+        };
+        if self.harvests.len() == HARVESTS_MAX {
+            self.harvests.pop_front();
+        }
+        self.harvests.push_back(harvest);
+        self.close_tlb_window(at, &ioctl, own_flush);
+    }
+
+    /// Counts the harvest for its slot (RESET: for all), and settles the windows it collected.
+    fn settle_slot(
+        &mut self,
+        at: At<'_>,
+        slot: Option<usize>,
+        ioctl: &OpenIoctl,
+        span: Span,
+    ) -> u64 {
+        let vm = ioctl.vm;
+        let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
+        let mut iteration = 0;
+        for (index, found) in self.vms[vm].slots.iter_mut().enumerate() {
+            if !(slot == Some(index) || is_reset) {
+                continue;
+            }
+            found.is_changed = true;
+            found.harvests += 1;
+            iteration = found.harvests;
+            if ioctl.op.op == IoctlOp::GetDirtyLog {
+                found.last_get = Some(span.hi);
+            }
+            found.recent.push(span);
+            found.last_harvest = at.ordinal;
+            let settled = std::mem::take(&mut found.windows_waiting);
+            self.ledger.judge(Verdict::Safe, span.hi, settled);
+        }
+        iteration
+    }
+
+    fn close_tlb_window(&mut self, at: At<'_>, ioctl: &OpenIoctl, flush: Option<Span>) {
+        let (Some((slot, gfn, opened)), Some(flush)) = (ioctl.first_protected, flush) else {
+            return;
+        };
+        let window = Window {
+            kind: WindowKind::Tlb,
+            vm: self.vms[ioctl.vm].id,
+            slot: self.vms[ioctl.vm].slots[slot].id,
+            gfn,
+            tid: at.event.tid,
+            opened,
+            closed: Some(flush.hi),
+            harvests_inside: 0,
+        };
+        self.window(window);
+    }
+}
+
+/// The set bits of a word, lowest first.
+pub(super) fn bits(mut word: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let bit = u64::from(word.trailing_zeros());
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
+fn worst_since(
+    before: &crate::verdict::VerdictCounts,
+    after: &crate::verdict::VerdictCounts,
+) -> Option<Verdict> {
+    Verdict::ALL.into_iter().find(|&verdict| before.get(verdict) < after.get(verdict))
+}

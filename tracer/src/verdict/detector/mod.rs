@@ -1,0 +1,413 @@
+//! The detector: runs the rules over events in merge order.
+//!
+//! ```text
+//! event --> thread (what its bracket did so far) --> page state --> judgement --> ledger
+//! ```
+//!
+//! One file per activity: `fault` (marks, stores, fast faults), `harvest`, `host_write`, `memory` (slots and logging),
+//! `ring`, `flush`, `residue` (the end). State is per page, thread, slot and VM; nothing grows with the trace.
+
+mod case;
+mod fault;
+mod flush;
+mod harvest;
+mod host_write;
+mod memory;
+mod residue;
+mod ring;
+#[expect(dead_code, reason = "K02, K03 and K06 come next and read them")]
+mod slot;
+#[expect(dead_code, reason = "as above")]
+mod thread;
+mod verify;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::event::{
+    Event, EventKind, Gap, GapCause, Gfn, Nanos, PageRef, Plan, RawEvent, Setup, SlotRef, Span,
+    Spte, SpteMasks, VmId,
+};
+use crate::order::{Ordinal, Spool};
+
+use super::ledger::Ledger;
+use super::page::{Page, Protection, page_flag};
+use super::rule::RuleSet;
+use super::{Finding, Harvest, LookAlike, UnknownCause, VerdictCounts, Window, WindowStats};
+
+pub(crate) use slot::{Slot, Vm};
+use thread::Threads;
+
+/// Runs the rules.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    ctx: Ctx,
+    ledger: Ledger,
+    vms: Vec<Vm>,
+    last_vm: usize,
+    threads: Threads,
+    windows: [WindowStats; 4],
+    /// Every window that closed, while somebody asks for them.
+    followed: Option<Vec<Window>>,
+    harvests: VecDeque<Harvest>,
+    harvests_total: u64,
+    /// Pages that may still get state of their own.
+    budget: u64,
+    limit_reached: Option<Nanos>,
+}
+
+/// What every handler may read.
+#[derive(Clone, Debug)]
+pub(crate) struct Ctx {
+    pub rules: RuleSet,
+    pub masks: SpteMasks,
+    pub epsilon_ns: u64,
+    pub is_final: bool,
+    pub release: Release,
+    pub spool: Spool,
+    /// Records before this ordinal say nothing any more about pages: something was dropped since.
+    pub known_since: Ordinal,
+    /// The newest gaps, as stretches of time.
+    pub gaps: slot::Recent<Span, 16>,
+    pub now: Nanos,
+    pub fault_is_observed: bool,
+}
+
+/// A kernel release: `6.1.0-40-amd64` is 6.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Release {
+    pub major: u32,
+    pub minor: u32,
+}
+
+/// An event with its place in merge order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    pub ordinal: Ordinal,
+    pub event: &'a Event,
+}
+
+/// Harvests kept one by one.
+pub const HARVESTS_MAX: usize = 4096;
+
+impl Release {
+    fn parse(text: &str) -> Self {
+        let mut numbers = text
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|number| number.parse().unwrap_or_default());
+        Self {
+            major: numbers.next().unwrap_or_default(),
+            minor: numbers.next().unwrap_or_default(),
+        }
+    }
+}
+
+impl Ctx {
+    fn new(setup: &Setup) -> Self {
+        Self {
+            rules: RuleSet::new(&setup.plan),
+            masks: setup.masks,
+            epsilon_ns: setup.epsilon_ns,
+            is_final: setup.is_final,
+            release: Release::parse(&setup.kernel),
+            spool: Spool::new(Spool::RECORDS),
+            known_since: 0,
+            gaps: slot::Recent::default(),
+            now: Nanos(0),
+            fault_is_observed: observes_faults(&setup.plan),
+        }
+    }
+
+    /// The page's protection, as far as dropped records leave it known.
+    pub fn protection(&self, page: &Page) -> Result<Protection, UnknownCause> {
+        if page.protection == Protection::Unknown {
+            return Err(UnknownCause::BeforeAttach);
+        }
+        if page.changed.ordinal(self.spool.newest()) < self.known_since {
+            return Err(UnknownCause::Dropped);
+        }
+        Ok(page.protection)
+    }
+
+    /// A gap may touch the stretch of time.
+    pub fn has_gap_in(&self, span: Span) -> bool {
+        let mut gaps = self.gaps.iter();
+        gaps.any(|gap| span.lo <= gap.hi && gap.lo <= span.hi)
+            || self.gaps.has_forgotten() && self.has_forgotten_gap_since(span.lo)
+    }
+
+    /// A gap may touch what came at `since` or later.
+    pub fn has_gap_since(&self, since: Nanos) -> bool {
+        self.gaps.iter().any(|gap| since <= gap.hi)
+    }
+
+    /// Gaps that are no longer kept ended by the oldest that is.
+    fn has_forgotten_gap_since(&self, since: Nanos) -> bool {
+        self.gaps.iter().last().is_some_and(|oldest| since <= oldest.hi)
+    }
+
+    /// A leaf entry of this level and value lets writes through unlogged.
+    pub fn is_open(&self, level: u8, spte: Spte) -> bool {
+        const LARGE: u64 = 1 << 7;
+        (level <= 1 || spte.0 & LARGE != 0) && self.masks.is_open(spte)
+    }
+}
+
+fn observes_faults(plan: &Plan) -> bool {
+    use crate::event::{Evidence, Operation};
+    Evidence::None < plan.evidence(Operation::Fault)
+}
+
+impl Detector {
+    /// A detector for one trace.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        Self {
+            ctx: Ctx::new(setup),
+            ledger: Ledger::new(setup.limits.findings_max),
+            vms: Vec::new(),
+            last_vm: 0,
+            threads: Threads::new(setup.limits.threads_max),
+            windows: Default::default(),
+            followed: None,
+            harvests: VecDeque::new(),
+            harvests_total: 0,
+            budget: setup.limits.pages_max,
+            limit_reached: None,
+        }
+    }
+
+    /// Takes the next event, in merge order.
+    pub fn push(&mut self, record: &RawEvent, event: &Event) {
+        let ordinal = self.ctx.spool.push(record);
+        self.ctx.now = self.ctx.now.max(event.span.hi);
+        self.dispatch(At { ordinal, event });
+        if let Some(at) = self.limit_reached.take() {
+            self.reach_limit(at);
+        }
+    }
+
+    fn dispatch(&mut self, at: At<'_>) {
+        match at.event.kind {
+            EventKind::VmSeen { .. } => self.on_vm_seen(at),
+            EventKind::VmGone => {
+                let vm = self.vm(at.event.vm);
+                self.vms[vm].is_gone = true;
+            }
+            EventKind::SlotState { .. } => self.on_slot_state(at),
+            EventKind::IoctlBegin { op, flushes, .. } => self.on_ioctl_begin(at, op, flushes),
+            EventKind::IoctlEnd { op, .. } => self.on_ioctl_end(at, op),
+            EventKind::Flush { first, npages, .. } => self.on_flush(at, first, npages),
+            EventKind::RingReset { .. } => self.on_ring_reset(at),
+            EventKind::SlotProtect { .. } => self.on_slot_protect(at),
+            EventKind::Invalidate { .. } => self.on_invalidate(at),
+            EventKind::LockWait { .. } => {}
+            EventKind::Mark { .. } => self.on_mark(at),
+            EventKind::SpteChange { .. } => self.on_spte_change(at),
+            EventKind::FastFault { .. } => self.on_fast_fault(at),
+            EventKind::Fault { .. } => self.on_fault(at),
+            EventKind::HarvestWord { .. } => self.on_harvest_word(at),
+            EventKind::UserWord { .. } => self.on_user_word(at),
+            EventKind::RmapAdd { .. } => {}
+            EventKind::HostWrite { .. } => self.on_host_write(at),
+            EventKind::RingPush { .. } => self.on_ring_push(at),
+            EventKind::RunBegin { vcpu } => {
+                let thread = self.threads.place(at.event.tid);
+                self.threads.get_mut(thread).vcpu = Some(vcpu);
+            }
+            EventKind::RunEnd { .. } => self.on_run_end(at),
+            EventKind::SpteSet { .. } => self.on_spte_set(at),
+            EventKind::Split { page, errno, .. } => self.on_split(at, page, errno),
+            EventKind::Zap { .. } => self.on_zap(at),
+        }
+    }
+
+    /// Records are missing; called in merge order, before the record that showed it.
+    pub fn gap(&mut self, gap: &Gap) {
+        self.ctx.gaps.push(Span { lo: gap.from, hi: gap.to });
+        self.ctx.known_since = self.ctx.spool.newest() + 1;
+        self.ledger.gap(gap);
+    }
+
+    /// A configured bound was reached: what is not followed cannot be judged.
+    fn reach_limit(&mut self, at: Nanos) {
+        self.ledger.unknown(UnknownCause::Limit, 1);
+        let _ = at;
+    }
+
+    /// The trace has ended.
+    pub fn finish(&mut self) {
+        self.judge_residue();
+    }
+
+    fn vm(&mut self, id: VmId) -> usize {
+        if self.vms.get(self.last_vm).is_some_and(|vm| vm.id == id) {
+            return self.last_vm;
+        }
+        self.last_vm = match self.vms.iter().position(|vm| vm.id == id) {
+            Some(index) => index,
+            None => {
+                self.vms.push(Vm::new(id));
+                self.vms.len() - 1
+            }
+        };
+        self.last_vm
+    }
+
+    /// The slot a record names, and what the record shows of its logging.
+    fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> usize {
+        let index = self.vms[vm].slot(slot.id, near);
+        let found = &mut self.vms[vm].slots[index];
+        if slot.logging {
+            if !found.is_logging {
+                found.is_logging = true;
+                found.is_changed = true;
+                found.logging_since = Some(at.event.span.hi);
+            }
+            found.logging_shown = at.ordinal;
+        }
+        index
+    }
+
+    /// The page of an SPTE record.
+    fn slot_of(&mut self, vm: usize, page: PageRef) -> Option<usize> {
+        self.vms[vm].slot_of(page.gfn, page.as_id)
+    }
+
+    /// Changes the state of one page; `false` if there is no room for it.
+    fn with_page(
+        &mut self,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        change: impl FnOnce(&mut Page, &mut u64),
+    ) -> bool {
+        let slot = &mut self.vms[vm].slots[slot];
+        match slot.pages.get_mut(gfn, &mut self.budget) {
+            Some(page) => {
+                change(page, &mut slot.marked);
+                true
+            }
+            None => {
+                self.limit_reached = Some(self.ctx.now);
+                false
+            }
+        }
+    }
+}
+
+/// What the summary takes over.
+impl Detector {
+    /// Verdicts so far.
+    #[must_use]
+    pub const fn counts(&self) -> VerdictCounts {
+        self.ledger.counts
+    }
+
+    /// Why verdicts are unknown.
+    pub fn causes(&self) -> impl Iterator<Item = (UnknownCause, u64)> + '_ {
+        self.ledger.causes.iter().map(|(&cause, &n)| (cause, n)).filter(|&(_, n)| 0 < n)
+    }
+
+    /// Benign look-alikes by name.
+    pub fn look_alikes(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.ledger.look_alikes.seen()
+    }
+
+    /// The findings, if they changed since the last call.
+    pub fn take_findings(&mut self) -> Option<Vec<Arc<Finding>>> {
+        std::mem::take(&mut self.ledger.is_changed).then(|| self.ledger.findings())
+    }
+
+    /// Findings in all.
+    #[must_use]
+    pub const fn findings_total(&self) -> u64 {
+        self.ledger.findings_total
+    }
+
+    /// Integrity violations in all.
+    #[must_use]
+    pub const fn integrity_total(&self) -> u64 {
+        self.ledger.integrity_total
+    }
+
+    /// The rules and their state on this plan.
+    #[must_use]
+    pub const fn rules(&self) -> &RuleSet {
+        &self.ctx.rules
+    }
+
+    /// Windows per kind.
+    #[must_use]
+    pub const fn windows(&self) -> &[WindowStats; 4] {
+        &self.windows
+    }
+
+    /// Keeps every window until it is taken.
+    pub fn follow_windows(&mut self) {
+        self.followed.get_or_insert_default();
+    }
+
+    /// The windows since the last call.
+    pub fn take_windows(&mut self) -> Vec<Window> {
+        self.followed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The newest harvests.
+    #[must_use]
+    pub const fn harvests(&self) -> &VecDeque<Harvest> {
+        &self.harvests
+    }
+
+    /// Harvests in all.
+    #[must_use]
+    pub const fn harvests_total(&self) -> u64 {
+        self.harvests_total
+    }
+
+    /// The VMs, in order of appearance.
+    pub(crate) fn vms_mut(&mut self) -> &mut [Vm] {
+        &mut self.vms
+    }
+
+    fn window(&mut self, window: Window) {
+        self.windows[window.kind as usize].add(&window);
+        if let Some(followed) = &mut self.followed {
+            followed.push(window);
+        }
+    }
+
+    /// K07; `true`: the mark recorded nothing.
+    fn judge_mark(&mut self, _at: At<'_>, _vm: usize, _slot: usize) -> bool {
+        false
+    }
+
+    fn benign(&mut self, kind: LookAlike) {
+        self.ledger.benign(kind, 1);
+    }
+}
+
+/// Low bits of an SPTE's address, enough to notice that a page has another one.
+fn sptep_tag(sptep: u64) -> u8 {
+    if sptep == 0 { 0 } else { ((sptep >> 3 ^ sptep >> 11) as u8) | 1 }
+}
+
+/// Notes through which SPTE a page was seen.
+fn note_sptep(page: &mut Page, sptep: u64) {
+    let tag = sptep_tag(sptep);
+    if tag != 0 {
+        if page.sptep != 0 && page.sptep != tag {
+            page.set(page_flag::SEVERAL, true);
+        }
+        page.sptep = tag;
+    }
+}
+
+/// The gap a limit stands for.
+#[must_use]
+pub fn limit_gap(at: Nanos) -> Gap {
+    Gap { lane: None, hook: None, cause: GapCause::MemoryLimit, from: at, to: at, dropped: 0 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The end of the trace: what no later harvest will collect (K09).
+
+use crate::event::{Gfn, Nanos};
+use crate::order::Ordinal;
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::Report;
+use crate::verdict::{RuleId, UnknownCause, Verdict};
+
+use super::Detector;
+use super::case::{Case, Source};
+
+impl Detector {
+    /// Judges what is still open.
+    pub(super) fn judge_residue(&mut self) {
+        for thread in self.threads.iter_mut() {
+            if let Some(ioctl) = thread.ioctl.take() {
+                self.ledger.unknown(UnknownCause::TraceEnd, ioctl.pages.taken);
+            }
+        }
+        for vm in 0..self.vms.len() {
+            for slot in 0..self.vms[vm].slots.len() {
+                self.judge_slot_residue(vm, slot);
+            }
+        }
+    }
+
+    fn judge_slot_residue(&mut self, vm: usize, slot: usize) {
+        let found = &mut self.vms[vm].slots[slot];
+        let waiting = std::mem::take(&mut found.windows_waiting);
+        let has_harvest = 0 < found.harvests;
+        let is_final = self.ctx.is_final && has_harvest;
+        // With a declared final harvest their pages say the same, one by one.
+        if !is_final {
+            self.ledger.judge(Verdict::Exposed, self.ctx.now, waiting);
+        }
+        let is_ring = self.vms[vm].ring_bytes != 0;
+        if !has_harvest || is_ring || !self.ctx.rules.is_on(RuleId::K09) {
+            return;
+        }
+        let Some(last) = self.vms[vm].slots[slot].recent.last().copied() else { return };
+        if self.ctx.has_gap_since(last.lo) {
+            return;
+        }
+        let residue = self.residue(vm, slot, last.lo);
+        if is_final {
+            for (gfn, mark) in residue {
+                self.report_residue(vm, slot, Some(gfn), mark, 1);
+            }
+        } else if let Some(&(_, mark)) = residue.first() {
+            self.report_residue(vm, slot, None, mark, residue.len());
+        }
+    }
+
+    /// Pages marked after the last harvest of the slot began, with their first mark.
+    fn residue(&self, vm: usize, slot: usize, last: Nanos) -> Vec<(Gfn, Ordinal)> {
+        let newest = self.ctx.spool.newest();
+        let slot = &self.vms[vm].slots[slot];
+        if slot.marked == 0 {
+            return Vec::new();
+        }
+        // Manual protect: what was marked before the last GET it has read; CLEAR need not follow. Otherwise a mark
+        // from before the harvest that it did not take is K07's business.
+        let is_after =
+            |mark: Ordinal| self.ctx.spool.event(mark).is_some_and(|event| last <= event.span.hi);
+        let marked = slot.pages.iter().filter(|(_, page)| page.report == Report::Marked);
+        marked
+            .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
+            .filter(|&(_, mark)| is_after(mark))
+            .collect()
+    }
+
+    fn report_residue(
+        &mut self,
+        vm: usize,
+        slot: usize,
+        gfn: Option<Gfn>,
+        mark: Ordinal,
+        pages: usize,
+    ) {
+        let verdict = if gfn.is_some() { Verdict::Lost } else { Verdict::Exposed };
+        let id = self.vms[vm].slots[slot].id;
+        let harvest = self.vms[vm].slots[slot].last_harvest;
+        let case = Case {
+            rule: RuleId::K09,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn,
+            at: self.ctx.now,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (Source::Spooled(harvest), "is the last harvest"),
+            (Source::Spooled(mark), "marks the page after it"),
+        ];
+        self.report(case, &records, || match gfn {
+            Some(gfn) => format!("gfn {gfn} was marked after the final harvest of slot {id}"),
+            None => format!("{pages} pages of slot {id} were marked after its last harvest"),
+        });
+        // The finding is one judgement; its other pages are judged with it.
+        self.ledger.judge(verdict, self.ctx.now, pages as u64 - 1);
+    }
+}

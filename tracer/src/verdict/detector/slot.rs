@@ -1,0 +1,317 @@
+//! Slots and VMs as the detector keeps them.
+
+use crate::event::{Gfn, Nanos, RawEvent, SlotId, Span, VcpuId, VmId};
+use crate::order::Ordinal;
+use crate::verdict::page::{Page, PageTable, Protection, Report};
+use crate::verdict::tally::{HEAT_CELLS, HeatCell};
+
+/// One VM.
+#[derive(Clone, Debug)]
+pub(crate) struct Vm {
+    pub id: VmId,
+    pub tgid: u32,
+    /// `manual_dirty_log_protect`: bit 0 manual protect, bit 1 initially set.
+    pub manual_protect: u32,
+    pub ring_bytes: u32,
+    /// `VmSeen` told the two above.
+    pub is_described: bool,
+    /// Seen from its creation on: what was never mapped is known to be unmapped.
+    pub is_created: bool,
+    pub is_gone: bool,
+    pub slots: Vec<Slot>,
+    /// Index of the slot found last.
+    last_slot: usize,
+    /// The record that described the VM, for witnesses.
+    pub origin: Option<RawEvent>,
+    /// End of the last harvest word of the VM.
+    pub last_word: Nanos,
+    /// End of the last record that opened a page.
+    pub last_open: Nanos,
+    /// The last flushes, any thread, newest last.
+    pub flushes: Recent<FlushSeen, 16>,
+    /// The last locked fault brackets, newest last.
+    pub brackets: Recent<Bracket, 8>,
+    /// The last harvest words, newest last.
+    pub words: Recent<WordSeen, 16>,
+    /// Zaps that name no page: the ordinal of the last one.
+    pub last_zap: Ordinal,
+    pub rings: Vec<Ring>,
+}
+
+/// One memslot.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub id: SlotId,
+    pub base: Gfn,
+    /// 0: the slot's extent was never seen.
+    pub npages: u64,
+    pub is_logging: bool,
+    pub logging_since: Option<Nanos>,
+    /// The record that last showed whether the slot logs.
+    pub logging_shown: Ordinal,
+    pub is_deleted: bool,
+    pub pages: PageTable,
+    pub harvests: u64,
+    pub pages_harvested: u64,
+    /// Pages marked and not taken.
+    pub marked: u64,
+    /// Pages read back writable whose explanation may still come.
+    pub suspects: u64,
+    /// Ordinal of the return of the last harvest.
+    pub last_harvest: Ordinal,
+    pub heat: Vec<HeatCell>,
+    /// Third-case windows that closed and wait for a harvest.
+    pub windows_waiting: u64,
+    /// The last harvests of the slot, newest last.
+    pub recent: Recent<Span, 8>,
+    /// Return of the last GET.
+    pub last_get: Option<Nanos>,
+    /// The record that showed the slot, for witnesses.
+    pub origin: Option<RawEvent>,
+    /// Has changed since it was last published.
+    pub is_changed: bool,
+}
+
+/// A flush that was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FlushSeen {
+    pub span: Span,
+    pub first: Gfn,
+    /// 0: the whole VM.
+    pub npages: u64,
+    pub ordinal: Ordinal,
+}
+
+/// Mark to store of a fault that held `mmu_lock` throughout.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bracket {
+    pub span: Span,
+    pub gfn: Gfn,
+    pub mark: Ordinal,
+    pub store: Ordinal,
+}
+
+/// A harvest word that was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WordSeen {
+    pub first: Gfn,
+    pub mask: u64,
+    pub protected: u64,
+    /// The xchg lies in here.
+    pub xchg: Span,
+    /// The visits of its SPTEs lie in here.
+    pub visit: Span,
+    pub ordinal: Ordinal,
+    pub slot: usize,
+    /// One hold of `mmu_lock` covers `visit`.
+    pub is_one_hold: bool,
+}
+
+/// A dirty ring.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ring {
+    pub vcpu: VcpuId,
+    /// Index of the oldest entry in `entries`.
+    pub first: u32,
+    /// Slot index and gfn per entry.
+    pub entries: std::collections::VecDeque<(usize, Gfn)>,
+}
+
+/// The last few of something, newest last, without allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recent<T, const N: usize> {
+    items: [T; N],
+    pushed: usize,
+}
+
+impl<T: Copy + Default, const N: usize> Default for Recent<T, N> {
+    fn default() -> Self {
+        Self { items: [T::default(); N], pushed: 0 }
+    }
+}
+
+impl<T: Copy + Default, const N: usize> Recent<T, N> {
+    pub fn push(&mut self, item: T) {
+        self.items[self.pushed % N] = item;
+        self.pushed += 1;
+    }
+
+    pub const fn clear(&mut self) {
+        self.pushed = 0;
+    }
+
+    /// Newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (self.pushed.saturating_sub(N)..self.pushed).rev().map(|n| &self.items[n % N])
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let len = self.len();
+        self.items[..len].iter_mut()
+    }
+
+    pub fn last(&self) -> Option<&T> {
+        self.iter().next()
+    }
+
+    /// Something was pushed out.
+    pub const fn has_forgotten(&self) -> bool {
+        N < self.pushed
+    }
+
+    pub const fn len(&self) -> usize {
+        if self.pushed < N { self.pushed } else { N }
+    }
+}
+
+impl Vm {
+    pub fn new(id: VmId) -> Self {
+        Self {
+            id,
+            tgid: 0,
+            manual_protect: 0,
+            ring_bytes: 0,
+            is_described: false,
+            is_created: false,
+            is_gone: false,
+            slots: Vec::new(),
+            last_slot: 0,
+            origin: None,
+            last_word: Nanos(0),
+            last_open: Nanos(0),
+            flushes: Recent::default(),
+            brackets: Recent::default(),
+            words: Recent::default(),
+            last_zap: 0,
+            rings: Vec::new(),
+        }
+    }
+
+    /// GET reads only; CLEAR takes.
+    pub const fn is_manual(&self) -> bool {
+        self.manual_protect & 1 != 0
+    }
+
+    /// All bits are set when logging is turned on.
+    pub const fn is_initially_set(&self) -> bool {
+        self.manual_protect & 2 != 0
+    }
+
+    /// The slot of that id, made if it was never shown: then `near` is a page of it.
+    pub fn slot(&mut self, id: SlotId, near: Gfn) -> usize {
+        if let Some(slot) = self.slots.get(self.last_slot)
+            && slot.id == id
+        {
+            return self.last_slot;
+        }
+        self.last_slot = match self.slots.iter().position(|slot| slot.id == id) {
+            Some(index) => index,
+            None => {
+                self.slots.push(Slot::new(id, near));
+                self.slots.len() - 1
+            }
+        };
+        self.last_slot
+    }
+
+    /// The slot of that id, if it was ever seen.
+    pub fn known_slot(&self, id: SlotId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.id == id)
+    }
+
+    /// The slot that holds `gfn`. `as_id` unknown: of address space 0, unless there are others.
+    pub fn slot_of(&mut self, gfn: Gfn, as_id: Option<u8>) -> Option<usize> {
+        let holds = |slot: &Slot| {
+            as_id.is_none_or(|as_id| slot.id.as_id == u16::from(as_id)) && slot.holds(gfn)
+        };
+        if self.slots.get(self.last_slot).is_some_and(holds) && as_id.is_some() {
+            return Some(self.last_slot);
+        }
+        let mut found = self.slots.iter().enumerate().filter(|(_, slot)| holds(slot));
+        let (index, _) = found.next()?;
+        // Where several address spaces map the gfn, the record does not tell which SPTE changed.
+        if found.next().is_some() {
+            return None;
+        }
+        self.last_slot = index;
+        Some(index)
+    }
+}
+
+impl Slot {
+    fn new(id: SlotId, near: Gfn) -> Self {
+        let base = Gfn(near.0 & !511);
+        Self {
+            id,
+            base,
+            npages: 0,
+            is_logging: false,
+            logging_since: None,
+            logging_shown: 0,
+            is_deleted: false,
+            pages: PageTable::new(base, Page::default()),
+            harvests: 0,
+            pages_harvested: 0,
+            marked: 0,
+            suspects: 0,
+            last_harvest: 0,
+            heat: Vec::new(),
+            windows_waiting: 0,
+            recent: Recent::default(),
+            last_get: None,
+            origin: None,
+            is_changed: true,
+        }
+    }
+
+    /// The gfn lies in the slot, as far as its extent is known.
+    pub fn holds(&self, gfn: Gfn) -> bool {
+        if self.is_deleted {
+            false
+        } else if self.npages == 0 {
+            self.base.0 <= gfn.0 && gfn.0 < self.base.0 + 512
+        } else {
+            self.base.0 <= gfn.0 && gfn.0 < self.base.0 + self.npages
+        }
+    }
+
+    /// The bit of `gfn` in a bitmap word, if the slot's base is known.
+    pub const fn bit(&self, gfn: Gfn, word: u64) -> Option<bool> {
+        if self.npages == 0 {
+            return None;
+        }
+        Some(word >> (gfn.0.wrapping_sub(self.base.0) & 63) & 1 != 0)
+    }
+
+    /// The heat cell of a page.
+    pub fn heat(&mut self, gfn: Gfn) -> Option<&mut HeatCell> {
+        self.is_changed = true;
+        let offset = gfn.0.wrapping_sub(self.base.0);
+        if self.npages <= offset {
+            return None;
+        }
+        let cell = u128::from(offset) * HEAT_CELLS as u128 / u128::from(self.npages);
+        self.heat.get_mut(cell as usize)
+    }
+
+    /// Notes a mark: whether it is the first since the bit was taken.
+    pub fn mark(page: &mut Page, marked: &mut u64, at: Ordinal) {
+        use crate::order::spool::Stamp;
+        use crate::verdict::page::page_flag::MARKED_AGAIN;
+        if page.report == Report::Marked {
+            page.set(MARKED_AGAIN, true);
+            return;
+        }
+        *marked += 1;
+        page.report = Report::Marked;
+        page.mark = Stamp::of(at);
+        page.set(MARKED_AGAIN, false);
+    }
+
+    /// A page known to be unmapped and unmarked.
+    pub fn fresh_page(at: Ordinal) -> Page {
+        let mut page = Page { report: Report::Clean, ..Page::default() };
+        page.change(Protection::Closed, at);
+        page
+    }
+}

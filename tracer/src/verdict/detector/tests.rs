@@ -1,0 +1,322 @@
+//! The rules on small traces built by hand.
+
+use crate::event::*;
+use crate::pipeline::Pipeline;
+use crate::summary::Summary;
+use crate::verdict::RuleId;
+
+/// Closed: present and MMU-writable. Open: and W.
+const RO: Spte = Spte(1 << 11 | 1 << 10);
+const W: Spte = Spte(1 << 11 | 1 << 10 | 1 << 1);
+const SLOT: SlotRef = SlotRef { id: SlotId { as_id: 0, id: 1 }, logging: true, has_bitmap: true };
+const BASE: u64 = 0x100;
+
+const VCPU: u32 = 10;
+const VCPU2: u32 = 11;
+const VMM: u32 = 20;
+
+/// A trace under construction: `script.by(tid).at(lo, hi, kind)`.
+#[derive(Default)]
+struct Script(Vec<Event>);
+
+impl Script {
+    fn new() -> Self {
+        let mut script = Self::default();
+        script.add(VMM, 1, 1, vm_seen(0, 0));
+        script.add(VMM, 2, 2, slot_state(SLOT, true));
+        script
+    }
+
+    fn add(&mut self, tid: u32, lo: u64, hi: u64, kind: EventKind) -> &mut Self {
+        let class = match kind.kind() as u8 {
+            0..32 => Class::Boundary,
+            _ => Class::Page,
+        };
+        self.0.push(Event {
+            span: Span { lo: Nanos(lo), hi: Nanos(hi) },
+            vm: VmId(1),
+            tid: Tid(tid),
+            lane: Lane { class, cpu: CpuId(tid as u16 % 8) },
+            seq: 0,
+            kind,
+        });
+        self
+    }
+
+    /// A slow fault: mark, store, bracket.
+    fn slow_fault(&mut self, tid: u32, lo: u64, gfn: u64) -> &mut Self {
+        self.add(tid, lo + 1, lo + 2, mark(gfn, None, false));
+        self.add(tid, lo + 3, lo + 4, change(gfn, RO, W));
+        self.add(tid, lo, lo + 5, fault(gfn))
+    }
+
+    /// A fast fault: cmpxchg, mark, bracket.
+    fn fast_fault(&mut self, tid: u32, lo: u64, gfn: u64, at_mark: Spte) -> &mut Self {
+        self.add(tid, lo + 2, lo + 3, mark(gfn, Some(at_mark), true));
+        self.add(tid, lo + 1, lo + 4, fast(gfn));
+        self.add(tid, lo, lo + 5, fault(gfn))
+    }
+
+    /// A GET that takes `mask` of the first word and sees `protected` lose W.
+    fn get(&mut self, lo: u64, mask: u64, protected: u64, has_flush: bool) -> &mut Self {
+        self.add(VMM, lo, lo, begin(IoctlOp::GetDirtyLog, 0));
+        if mask != 0 {
+            self.add(VMM, lo + 10, lo + 20, word(mask, protected));
+        }
+        if has_flush {
+            self.add(VMM, lo + 30, lo + 40, flush());
+        }
+        self.add(VMM, lo, lo + 50, end(IoctlOp::GetDirtyLog, u64::from(has_flush)))
+    }
+
+    fn run(&self) -> Summary {
+        self.run_with(|_| true, |_| {})
+    }
+
+    fn run_with(&self, keep: impl Fn(usize) -> bool, set: impl Fn(&mut Setup)) -> Summary {
+        let mut next = std::collections::BTreeMap::new();
+        let mut sorted: Vec<_> = self.0.iter().enumerate().collect();
+        sorted.sort_by_key(|(_, event)| event.span.hi);
+        let mut batch = Batch { watermark: Nanos(u64::MAX), ..Batch::default() };
+        for (index, event) in sorted {
+            let seq = next.entry(event.lane).or_insert(0);
+            *seq += 1;
+            if keep(index) {
+                batch.records.push(encode(&Event { seq: *seq, ..*event }));
+            }
+        }
+        let mut setup = Setup::complete("litmus");
+        set(&mut setup);
+        let mut pipeline = Pipeline::new(setup);
+        pipeline.push(&batch);
+        pipeline.finish();
+        pipeline.summary().clone()
+    }
+}
+
+fn vm_seen(manual_protect: u32, ring_bytes: u32) -> EventKind {
+    EventKind::VmSeen {
+        tgid: 7,
+        manual_protect,
+        ring_bytes,
+        generation: 1,
+        created: true,
+        flushes: 0,
+    }
+}
+
+fn slot_state(slot: SlotRef, commit: bool) -> EventKind {
+    EventKind::SlotState { slot, base: Gfn(BASE), npages: 4096, bitmap: 1, commit }
+}
+
+fn op(op: IoctlOp) -> IoctlRef {
+    IoctlRef { op, slot: SLOT.id, mem_flags: 1 }
+}
+
+fn begin(ioctl: IoctlOp, flushes: u64) -> EventKind {
+    EventKind::IoctlBegin { op: op(ioctl), first: 0, count: 0, flushes }
+}
+
+fn end(ioctl: IoctlOp, flushes: u64) -> EventKind {
+    EventKind::IoctlEnd { op: op(ioctl), ret: 0, flushes, words: 0, words_cut: false }
+}
+
+fn word(mask: u64, protected: u64) -> EventKind {
+    EventKind::HarvestWord { first: Gfn(BASE), mask, protected, slot: SLOT }
+}
+
+fn flush() -> EventKind {
+    EventKind::Flush { before: 0, after: 1, first: Gfn(0), npages: 0 }
+}
+
+fn mark(gfn: u64, spte: Option<Spte>, in_fast: bool) -> EventKind {
+    let word = MarkWord::Unread;
+    EventKind::Mark { gfn: Gfn(BASE + gfn), slot: SLOT, word, spte, has_vcpu: true, in_fast }
+}
+
+fn page(gfn: u64) -> PageRef {
+    PageRef { gfn: Gfn(BASE + gfn), level: 1, as_id: Some(0) }
+}
+
+fn change(gfn: u64, old: Spte, new: Spte) -> EventKind {
+    EventKind::SpteChange { page: page(gfn), old: Some(old), new, sptep: 0, shadow: false }
+}
+
+fn fast(gfn: u64) -> EventKind {
+    EventKind::FastFault { page: page(gfn), old: RO, ret: 5, sptep: 0, fixed: true }
+}
+
+fn fault(gfn: u64) -> EventKind {
+    EventKind::Fault { addr: (BASE + gfn) << 12, error_code: 2, ret: 5, vcpu: VcpuId(0) }
+}
+
+/// The findings as `K01 lost 0x107`.
+fn found(summary: &Summary) -> Vec<String> {
+    let line = |f: &std::sync::Arc<crate::verdict::Finding>| {
+        let gfn = f.gfn.map_or(String::from("-"), |gfn| gfn.to_string());
+        format!("{} {} {gfn}", f.rule.name(), f.verdict.name())
+    };
+    summary.findings.iter().map(line).collect()
+}
+
+#[test]
+fn a_healthy_round_is_safe() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, true);
+    script.fast_fault(VCPU, 300, 7, W).get(400, 1 << 7, 1 << 7, true);
+    script.get(500, 0, 0, false);
+    let summary = script.run();
+    assert_eq!(found(&summary), [] as [&str; 0]);
+    assert_eq!(summary.verdicts.safe, 3, "two pages and one window: {:?}", summary.verdicts);
+    assert_eq!(summary.verdicts.unknown, 0, "{:?}", summary.unknown_causes);
+    assert_eq!(summary.harvests_total, 3);
+    assert_eq!(summary.windows(crate::verdict::WindowKind::FastFault).closed, 1);
+    assert_eq!(summary.windows(crate::verdict::WindowKind::SlowFault).closed, 1);
+    assert_eq!(summary.windows(crate::verdict::WindowKind::Tlb).closed, 2);
+}
+
+#[test]
+fn a_store_without_a_mark_is_k01() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, true);
+    script.add(VCPU, 303, 304, change(7, RO, W)).add(VCPU, 300, 305, fault(7));
+    assert_eq!(found(&script.run()), ["K01 lost 0x107"]);
+}
+
+#[test]
+fn a_mark_after_the_store_of_the_same_fault_will_do() {
+    let mut script = Script::new();
+    script.add(VCPU, 101, 102, change(7, RO, W)).add(VCPU, 103, 104, mark(7, None, false));
+    script.add(VCPU, 100, 105, fault(7)).get(200, 1 << 7, 1 << 7, true);
+    assert_eq!(found(&script.run()), [] as [&str; 0]);
+}
+
+#[test]
+fn a_page_left_open_by_its_harvest_is_k04() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 0, true);
+    assert_eq!(found(&script.run()), ["K04 lost 0x107"]);
+}
+
+#[test]
+fn a_bit_of_a_host_write_needs_no_protection() {
+    let mut script = Script::new();
+    script.add(VMM, 100, 110, mark(7, None, false)).get(200, 1 << 7, 0, true);
+    let summary = script.run();
+    assert_eq!(found(&summary), [] as [&str; 0]);
+    assert_eq!(summary.verdicts.safe, 1);
+}
+
+#[test]
+fn a_harvest_without_a_flush_is_k05() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, false);
+    assert_eq!(found(&script.run()), ["K05 lost 0x107"]);
+}
+
+#[test]
+fn a_flush_that_ends_before_the_write_protect_is_k05() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7);
+    script.add(VMM, 200, 200, begin(IoctlOp::GetDirtyLog, 0));
+    script.add(VMM, 202, 206, flush()).add(VMM, 210, 220, word(1 << 7, 1 << 7));
+    script.add(VMM, 200, 250, end(IoctlOp::GetDirtyLog, 1));
+    assert_eq!(found(&script.run()), ["K05 lost 0x107"]);
+}
+
+#[test]
+fn another_threads_flush_leaves_the_page_at_risk() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, false);
+    script.add(VCPU2, 225, 235, flush());
+    assert_eq!(found(&script.run()), ["K05 at-risk 0x107"]);
+}
+
+#[test]
+fn marks_after_the_last_harvest_are_residue() {
+    let mut script = Script::new();
+    script.get(200, 0, 0, false).slow_fault(VCPU, 300, 7).slow_fault(VCPU, 400, 8);
+    let open = script.run();
+    assert_eq!(found(&open), ["K09 exposed -"]);
+    assert_eq!(open.verdicts.exposed, 2);
+    let is_final = script.run_with(|_| true, |setup| setup.is_final = true);
+    assert_eq!(found(&is_final), ["K09 lost 0x107", "K09 lost 0x108"]);
+}
+
+#[test]
+fn a_window_that_a_harvest_fell_into_is_exposed() {
+    let mut script = Script::new();
+    script.get(200, 1, 0, true).get(400, 1 << 7, 1 << 7, true);
+    script.add(VCPU, 190, 230, mark(7, Some(W), true)).add(VCPU, 180, 235, fast(7));
+    script.add(VCPU, 170, 240, fault(7));
+    let summary = script.run();
+    assert_eq!(found(&summary), [] as [&str; 0]);
+    assert_eq!(summary.verdicts.exposed, 1);
+    assert_eq!(summary.windows(crate::verdict::WindowKind::FastFault).with_harvest, 1);
+}
+
+/// Removal (DESIGN.md, section 4): with any one record dropped, no verdict becomes better or worse, only unknown, or
+/// `lost` becomes `at-risk`.
+#[track_caller]
+fn check_removal(script: &Script) {
+    let whole = script.run();
+    let whole_found = found(&whole);
+    for gone in 2..script.0.len() {
+        let part = script.run_with(|index| index != gone, |_| {});
+        if part.dropped_events == 0 {
+            continue; // The last record of a lane: a prefix, not a gap.
+        }
+        assert!(0 < part.verdicts.unknown);
+        for line in found(&part) {
+            let stronger = line.replace("at-risk", "lost");
+            assert!(
+                whole_found.contains(&line) || whole_found.contains(&stronger),
+                "without {:?}: {line}, but whole: {whole_found:?}",
+                script.0[gone].kind
+            );
+        }
+    }
+}
+
+#[test]
+fn dropping_any_record_accuses_nobody() {
+    let mut healthy = Script::new();
+    healthy.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, true);
+    healthy.fast_fault(VCPU, 300, 7, W).get(400, 1 << 7, 1 << 7, true);
+    healthy.slow_fault(VCPU2, 500, 9).get(600, 1 << 9, 1 << 9, true);
+    healthy.add(VCPU, 700, 701, mark(1, None, false)).get(800, 2, 0, true);
+    check_removal(&healthy);
+    let mut broken = Script::new();
+    broken.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 0, false).slow_fault(VCPU, 300, 8);
+    broken.get(400, 1 << 8, 1 << 8, false).slow_fault(VCPU, 500, 9).get(600, 1 << 9, 0, true);
+    check_removal(&broken);
+}
+
+#[test]
+fn a_prefix_claims_nothing_about_its_open_end() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 1 << 7, true);
+    for length in 2..script.0.len() {
+        let part = Script(script.0[..length].to_vec()).run();
+        assert!(part.hazards().next().is_none(), "prefix {length}: {:?}", found(&part));
+    }
+}
+
+#[test]
+fn rules_without_their_operations_are_off() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).get(200, 1 << 7, 0, false);
+    let summary = script.run_with(|_| true, |setup| setup.plan.entries.clear());
+    assert_eq!(found(&summary), [] as [&str; 0]);
+    assert_eq!(summary.rules_off.len(), RuleId::ALL.len());
+    assert_eq!(summary.verdicts.safe, 0);
+    assert_eq!(summary.verdicts.unknown, 1);
+}
+
+#[test]
+fn releases_are_the_first_two_numbers() {
+    use super::Release;
+    assert_eq!(Release::parse("6.1.0-40-amd64"), Release { major: 6, minor: 1 });
+    assert_eq!(Release::parse("5.10.223"), Release { major: 5, minor: 10 });
+    assert_eq!(Release::parse("odd"), Release::default());
+}

@@ -1,0 +1,271 @@
+//! Threads: what a thread has done inside the bracket it is in.
+//!
+//! A record is written when its operation ends, so the marks and stores of a fault come before the fault itself. They
+//! wait here for it.
+
+use std::collections::BTreeMap;
+
+use crate::event::{CpuId, Gfn, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
+use crate::order::Ordinal;
+
+use super::slot::Recent;
+
+/// One thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Thread {
+    pub tid: Tid,
+    /// The vCPU it is running, between RunBegin and RunEnd.
+    pub vcpu: Option<VcpuId>,
+    /// Marks that no store has claimed yet, newest last.
+    pub marks: Recent<PendingMark, 16>,
+    /// Openings of SPTEs whose mark was not seen yet.
+    pub stores: Vec<PendingStore>,
+    /// The ioctl it is in.
+    pub ioctl: Option<OpenIoctl>,
+    /// Its last flush.
+    pub flush: Span,
+    /// End of its last record that cut a hold of `mmu_lock` (a split).
+    pub cut: Nanos,
+    /// Reused when an ioctl opens.
+    pub words: Vec<TakenWord>,
+    pub suspects: Vec<Suspect>,
+    pub pushes: Recent<PendingMark, 4>,
+}
+
+/// A mark inside a bracket that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingMark {
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub ordinal: Ordinal,
+    pub span: Span,
+    /// `*sptep` at the mark's entry.
+    pub spte: Option<Spte>,
+    pub word: MarkWord,
+    /// The slot object it used was logging.
+    pub is_logged: bool,
+    pub in_fast: bool,
+    pub is_claimed: bool,
+}
+
+/// An SPTE that became open inside a bracket that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingStore {
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub ordinal: Ordinal,
+    pub span: Span,
+    pub cpu: CpuId,
+}
+
+/// An ioctl that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenIoctl {
+    pub op: IoctlRef,
+    pub vm: usize,
+    pub slot: Option<usize>,
+    /// `None`: its begin was not seen.
+    pub begin: Option<Nanos>,
+    /// Ordinal of its begin, or of the first record that showed it.
+    pub ordinal: Ordinal,
+    /// First and count of its begin.
+    pub args: (u64, u64),
+    pub flushes: u64,
+    /// It takes bits: GET without manual protect, CLEAR, RESET.
+    pub is_taker: bool,
+    /// The xchg of the next word is not before this.
+    pub word_floor: Nanos,
+    pub first_visit: Option<Nanos>,
+    pub last_visit: Nanos,
+    /// First page that lost W, and when at the earliest.
+    pub first_protected: Option<(usize, Gfn, Nanos)>,
+    pub words: u64,
+    pub pages: PageTally,
+    /// Words or suspects found no room.
+    pub is_over: bool,
+}
+
+/// How the pages an open harvest took stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PageTally {
+    /// Taken in all.
+    pub taken: u64,
+    /// Seen to lose W, or read back without it.
+    pub protected: u64,
+    /// Known not to be writable before.
+    pub closed: u64,
+    /// State from before we attached.
+    pub before_attach: u64,
+    /// State lost in a gap.
+    pub dropped: u64,
+    /// No place for their state.
+    pub limit: u64,
+    /// The plan shows neither state nor protection.
+    pub not_observed: u64,
+}
+
+/// A word the open harvest has taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TakenWord {
+    pub slot: usize,
+    pub first: Gfn,
+    pub mask: u64,
+    pub protected: u64,
+    pub visit: Span,
+    pub ordinal: Ordinal,
+}
+
+/// A page the open harvest took without being seen to protect it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub word: Ordinal,
+}
+
+impl Default for PendingMark {
+    fn default() -> Self {
+        Self {
+            slot: 0,
+            gfn: Gfn(0),
+            ordinal: 0,
+            span: Span::default(),
+            spte: None,
+            word: MarkWord::Unread,
+            is_logged: false,
+            in_fast: false,
+            is_claimed: true,
+        }
+    }
+}
+
+/// Words and suspects kept for the judgement at the ioctl's return.
+pub(crate) const WORDS_MAX: usize = 1 << 20;
+
+/// Stores without a mark kept for the end of their fault.
+pub(crate) const STORES_MAX: usize = 64;
+
+/// The threads by id.
+#[derive(Clone, Debug)]
+pub(crate) struct Threads {
+    threads: Vec<Thread>,
+    index: BTreeMap<Tid, u32>,
+    /// Direct-mapped by the low bits of the tid.
+    cache: [u32; 256],
+    max: usize,
+    /// A thread found no place: its brackets are not followed.
+    pub is_full: bool,
+}
+
+impl Threads {
+    pub fn new(max: u32) -> Self {
+        Self {
+            threads: Vec::new(),
+            index: BTreeMap::new(),
+            cache: [0; 256],
+            max: max.max(1) as usize,
+            is_full: false,
+        }
+    }
+
+    /// The thread's place, made on first sight.
+    #[inline]
+    pub fn place(&mut self, tid: Tid) -> usize {
+        let cached = &mut self.cache[(tid.0 & 255) as usize];
+        if self.threads.get(*cached as usize).is_some_and(|thread| thread.tid == tid) {
+            return *cached as usize;
+        }
+        let place = self.find_or_add(tid);
+        self.cache[(tid.0 & 255) as usize] = place;
+        place as usize
+    }
+
+    fn find_or_add(&mut self, tid: Tid) -> u32 {
+        if let Some(&place) = self.index.get(&tid) {
+            return place;
+        }
+        let place = if self.threads.len() < self.max {
+            self.threads.push(Thread::default());
+            self.threads.len() - 1
+        } else {
+            self.evict()
+        };
+        self.threads[place].start(tid);
+        self.index.insert(tid, place as u32);
+        place as u32
+    }
+
+    /// Frees the place of the idle thread with the lowest id; if none is idle, of the lowest id.
+    fn evict(&mut self) -> usize {
+        let idle = self.index.iter().find(|(_, place)| self.threads[**place as usize].is_idle());
+        let (tid, place) = match idle.or_else(|| self.index.first_key_value()) {
+            Some((&tid, &place)) => (tid, place),
+            None => return 0,
+        };
+        self.is_full |= !self.threads[place as usize].is_idle();
+        self.index.remove(&tid);
+        place as usize
+    }
+
+    pub fn get_mut(&mut self, place: usize) -> &mut Thread {
+        &mut self.threads[place]
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Thread> {
+        self.threads.iter_mut()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Thread> {
+        self.threads.iter()
+    }
+}
+
+impl Thread {
+    fn start(&mut self, tid: Tid) {
+        let Self { words, suspects, stores, .. } = std::mem::take(self);
+        *self = Self { tid, words, suspects, stores, ..Self::default() };
+        self.words.clear();
+        self.suspects.clear();
+        self.stores.clear();
+    }
+
+    const fn is_idle(&self) -> bool {
+        self.ioctl.is_none() && self.vcpu.is_none()
+    }
+
+    /// The newest unclaimed mark of `gfn` that ended at or after `since`.
+    pub fn find_mark(&self, slot: usize, gfn: Gfn, since: Nanos) -> Option<PendingMark> {
+        self.marks
+            .iter()
+            .take_while(|mark| since <= mark.span.hi)
+            .find(|mark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed)
+            .copied()
+    }
+
+    /// The mark belongs to a store that was seen.
+    pub fn claim(&mut self, ordinal: Ordinal) {
+        for mark in self.marks.iter_mut() {
+            if mark.ordinal == ordinal {
+                mark.is_claimed = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_thread_table_gives_up_an_idle_thread() {
+        let mut threads = Threads::new(2);
+        let one = threads.place(Tid(1));
+        threads.get_mut(one).vcpu = Some(VcpuId(0));
+        let two = threads.place(Tid(2));
+        let three = threads.place(Tid(3));
+        assert_eq!(three, two);
+        assert_eq!(threads.get_mut(three).tid, Tid(3));
+        assert!(!threads.is_full);
+        assert_eq!(threads.place(Tid(1)), one);
+    }
+}

@@ -1,0 +1,266 @@
+//! What a harvest owes every page it took: protection and a flush before it returns (K04, K05).
+
+use crate::event::{EventKind, Gfn, Operation, Span};
+use crate::order::Ordinal;
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::{Protection, Report, page_flag};
+use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
+
+use super::case::{Case, Source};
+use super::harvest::bits;
+use super::slot::FlushSeen;
+use super::thread::{OpenIoctl, Suspect, TakenWord};
+use super::{At, Detector};
+
+/// How the flush of a harvest stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    /// Started after the last write-protect and finished before the return, in the harvest's own thread.
+    Own,
+    /// Another thread happened to flush in time: nothing promises that it will.
+    Other(Ordinal),
+    /// None was seen and none was counted.
+    No,
+    /// One was counted and not seen, or records are missing.
+    Unknown(UnknownCause),
+    /// The plan does not show flushes, and their counter proves nothing here.
+    NotObserved,
+}
+
+impl Detector {
+    /// Judges every page the harvest took.
+    pub(super) fn judge_pages(
+        &mut self,
+        at: At<'_>,
+        place: usize,
+        ioctl: &OpenIoctl,
+        own_flush: Option<Span>,
+        counter_moved: bool,
+        is_complete: bool,
+    ) {
+        let flushed = self.flushed(at, ioctl, own_flush, counter_moved, is_complete);
+        let thread = self.threads.get_mut(place);
+        let mut words = std::mem::take(&mut thread.words);
+        let mut suspects = std::mem::take(&mut thread.suspects);
+        let protected = ioctl.pages.protected;
+        match flushed {
+            Flushed::Own | Flushed::NotObserved => {
+                self.ledger.judge(Verdict::Safe, at.event.span.hi, protected);
+            }
+            Flushed::Unknown(cause) => self.ledger.unknown(cause, protected),
+            Flushed::No | Flushed::Other(_) => {
+                words.iter().for_each(|word| self.report_unflushed(at, ioctl, word, flushed));
+            }
+        }
+        for suspect in &suspects {
+            self.judge_suspect(at, ioctl.vm, *suspect, is_complete);
+        }
+        let pages = ioctl.pages;
+        self.ledger.judge(Verdict::Safe, at.event.span.hi, pages.closed);
+        self.ledger.unknown(UnknownCause::BeforeAttach, pages.before_attach);
+        self.ledger.unknown(UnknownCause::Dropped, pages.dropped);
+        self.ledger.unknown(UnknownCause::Limit, pages.limit);
+        let not_observed = UnknownCause::NotObserved(Operation::WriteProtect);
+        self.ledger.unknown(not_observed, pages.not_observed);
+        words.clear();
+        suspects.clear();
+        let thread = self.threads.get_mut(place);
+        thread.words = words;
+        thread.suspects = suspects;
+    }
+
+    fn flushed(
+        &self,
+        at: At<'_>,
+        ioctl: &OpenIoctl,
+        own_flush: Option<Span>,
+        counter_moved: bool,
+        is_complete: bool,
+    ) -> Flushed {
+        if own_flush.is_some() {
+            return Flushed::Own;
+        }
+        if !self.ctx.rules.is_on(RuleId::K05) {
+            return Flushed::NotObserved;
+        }
+        if !self.ctx.rules.sees_flushes() {
+            // The counter only shows the absence of any flush, and only where it counts requests, not kicks (5.10).
+            let counts_requests = (6, 0) <= (self.ctx.release.major, self.ctx.release.minor);
+            return if counter_moved || !counts_requests || !is_complete {
+                Flushed::NotObserved
+            } else {
+                Flushed::No
+            };
+        }
+        if !is_complete {
+            return Flushed::Unknown(UnknownCause::Dropped);
+        }
+        let visits = Span { lo: ioctl.last_visit, hi: ioctl.last_visit };
+        let returned = Span::at(at.event.span.hi);
+        let epsilon = self.ctx.epsilon_ns;
+        let other = self.vms[ioctl.vm].flushes.iter().find(|flush| {
+            flush.npages == 0
+                && visits.is_before(flush.span, epsilon)
+                && flush.span.is_before(returned, epsilon)
+        });
+        match other {
+            Some(FlushSeen { ordinal, .. }) => Flushed::Other(*ordinal),
+            None if counter_moved && !self.any_flush_in(ioctl, at) => {
+                Flushed::Unknown(UnknownCause::NotObserved(Operation::Flush))
+            }
+            None => Flushed::No,
+        }
+    }
+
+    /// A flush was seen that explains why the counter moved.
+    fn any_flush_in(&self, ioctl: &OpenIoctl, at: At<'_>) -> bool {
+        let span = Span { lo: ioctl.begin.unwrap_or_default(), hi: at.event.span.hi };
+        self.vms[ioctl.vm].flushes.iter().any(|flush| span.lo <= flush.span.hi)
+    }
+
+    /// K05: the pages of the word that lost W may still be written through a TLB.
+    fn report_unflushed(
+        &mut self,
+        at: At<'_>,
+        ioctl: &OpenIoctl,
+        word: &TakenWord,
+        flushed: Flushed,
+    ) {
+        let (verdict, other) = match flushed {
+            Flushed::Other(ordinal) => (Verdict::AtRisk, Some(ordinal)),
+            _ => (Verdict::Lost, None),
+        };
+        for bit in bits(word.mask & word.protected) {
+            let gfn = Gfn(word.first.0 + bit);
+            let case = Case {
+                rule: RuleId::K05,
+                verdict,
+                vm: ioctl.vm,
+                slot: Some(word.slot),
+                gfn: Some(gfn),
+                at: at.event.span.hi,
+                proof: Proof::NoFlush,
+                known: None,
+            };
+            let mut records = vec![
+                (Source::Spooled(ioctl.ordinal), "begins to harvest"),
+                (Source::Spooled(word.ordinal), "takes the bit and clears W"),
+                (Source::Spooled(at.ordinal), "returns without a flush of its own"),
+            ];
+            if let Some(other) = other {
+                records.push((Source::Spooled(other), "flushes by chance"));
+            }
+            self.report(case, &records, || match other {
+                Some(_) => format!(
+                    "gfn {gfn} was taken and write-protected; only another thread's flush came before \
+                     the return, which nothing promises (missing edge: flush-ack)"
+                ),
+                None => format!(
+                    "gfn {gfn} was taken and write-protected, and the ioctl returned without a TLB flush"
+                ),
+            });
+        }
+    }
+
+    /// K04: the page was open when its bit was taken, and nobody was seen to close it.
+    fn judge_suspect(&mut self, at: At<'_>, vm: usize, suspect: Suspect, is_complete: bool) {
+        let Suspect { slot, gfn, word } = suspect;
+        let newest = self.ctx.spool.newest();
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let changed = page.changed.ordinal(newest);
+        if word < changed {
+            // Closed, or closed and opened again with a mark of its own, before the return.
+            if page.protection == Protection::Open {
+                self.benign(LookAlike::ReopenedInHarvest);
+            }
+            self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
+            return;
+        }
+        if !self.ctx.rules.is_on(RuleId::K04) {
+            self.ledger.unknown(UnknownCause::NotObserved(Operation::WriteProtect), 1);
+            return;
+        }
+        let is_zapped = page.has(page_flag::SHADOW) && changed < self.vms[vm].last_zap;
+        if changed < self.ctx.known_since || !is_complete {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        if is_zapped {
+            self.ledger.unknown(UnknownCause::NotObserved(Operation::Zap), 1);
+            return;
+        }
+        let is_user_word = matches!(
+            self.ctx.spool.event(word).map(|event| event.kind),
+            Some(EventKind::UserWord { .. })
+        );
+        if is_user_word {
+            self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::SUSPECT, true));
+            self.vms[vm].slots[slot].suspects += 1;
+            return;
+        }
+        let verdict = match page.report {
+            Report::Marked | Report::Maybe => Verdict::AtRisk,
+            Report::Clean | Report::Unknown => Verdict::Lost,
+        };
+        self.report_unprotected(at, vm, suspect, verdict);
+    }
+
+    /// Reports K04.
+    pub(super) fn report_unprotected(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        suspect: Suspect,
+        verdict: Verdict,
+    ) {
+        let Suspect { slot, gfn, word } = suspect;
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let opened = page.changed.ordinal(self.ctx.spool.newest());
+        let case = Case {
+            rule: RuleId::K04,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (Source::Spooled(opened), "made the page writable"),
+            (Source::Spooled(word), "takes the bit, clears no W"),
+            (Source::Spooled(at.ordinal), "returns"),
+        ];
+        self.report(case, &records, || {
+            format!("gfn {gfn} was taken while its SPTE was writable, and nothing write-protected it before the ioctl returned")
+        });
+    }
+}
+
+impl Detector {
+    /// A fault opened a page that a harvest had read back writable: if it began before the read-back, it explains it.
+    pub(super) fn resolve_suspect(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+        let found = &self.vms[vm].slots[slot];
+        if found.suspects == 0 || !found.pages.get(gfn).has(page_flag::SUSPECT) {
+            return;
+        }
+        let word = found.pages.get(gfn).taken.ordinal(self.ctx.spool.newest());
+        let read_back = self.ctx.spool.event(word).map(|event| event.span.hi);
+        let is_explained = read_back.is_none_or(|read| {
+            at.event.span.lo.0 <= read.0.saturating_add(self.ctx.epsilon_ns)
+                || at.event.span.lo == at.event.span.hi
+        });
+        self.clear_suspect(vm, slot, gfn);
+        if is_explained {
+            self.benign(LookAlike::ReopenedInHarvest);
+            self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
+        } else {
+            self.report_unprotected(at, vm, Suspect { slot, gfn, word }, Verdict::Lost);
+        }
+    }
+
+    fn clear_suspect(&mut self, vm: usize, slot: usize, gfn: Gfn) {
+        self.vms[vm].slots[slot].suspects -= 1;
+        self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::SUSPECT, false));
+    }
+}

@@ -1,0 +1,40 @@
+//! K06 ring-reset-dropped
+//!
+//! A ring reset popped entries whose pages were not all write-protected and flushed before RESET returned.
+//!
+//! Kernel: `kvm_dirty_ring_reset()` (virt/kvm/dirty_ring.c). In 7.2 and 7.3-rc7 it returns -EINTR on a pending
+//! signal
+//! after entries were popped and before the pending batch was protected; the ioctl then returns the positive count.
+//!
+//! ```text
+//! vcpu (cpu 0)                         harvester (cpu 1)
+//! push gfn 7, store W
+//!                                      copy page 7
+//!                                      RESET: pop gfn 7, signal pending: return  (gfn 7 keeps W)
+//! write gfn 7                          no fault, no push                 <- lost
+//! ```
+//!
+//! Evidence: the pushes with their index, the reset's indexes before and after, and the batches protected in
+//! between.
+//!
+//! Look-alikes: batches with an empty mask (6.1); duplicates in a batch; entries of slots that are gone.
+//!
+//! Blind spots: entries pushed before we attached.
+
+use super::Rule;
+use crate::event::{Evidence, Operation};
+use crate::verdict::RuleId;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    id: RuleId::K06,
+    name: "ring-reset-dropped",
+    sentence: "A ring reset popped entries whose pages were not all write-protected and flushed before RESET returned.",
+    needs: &[
+        (Operation::RingPush, Evidence::Nearest),
+        (Operation::RingReset, Evidence::Direct),
+        (Operation::HarvestWord, Evidence::Direct),
+    ],
+    wants: &[(Operation::Flush, Evidence::Direct)],
+    source: include_str!("k06_ring_reset_dropped.rs"),
+};
