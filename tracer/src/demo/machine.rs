@@ -120,7 +120,7 @@ impl Machine {
         };
         machine.write_system_slot(config, movable[1].end());
         machine.set_logging(Logging::Off)?;
-        machine.spawn_vcpus(config, bell, workloads)?;
+        machine.spawn_vcpus(kvm, config, bell, workloads)?;
         Ok(machine)
     }
 
@@ -223,6 +223,7 @@ impl Machine {
 
     fn spawn_vcpus(
         &mut self,
+        kvm: &Kvm,
         config: &GuestConfig,
         bell: &Bell,
         workloads: &mut Workloads,
@@ -233,6 +234,7 @@ impl Machine {
                 .vm
                 .create_vcpu(vcpu.into())
                 .map_err(|errno| DemoError::ioctl("KVM_CREATE_VCPU", errno))?;
+            vcpu::set_features(kvm, &fd)?;
             vcpu::set_registers(&fd, vcpu, config.seed)?;
             host_write::enable(&fd, vcpu, workloads)?;
             if config.mode == Mode::Ring {

@@ -61,6 +61,12 @@ impl Mapping {
             HostPages::Small => libc::MADV_NOHUGEPAGE,
             HostPages::Huge => libc::MADV_HUGEPAGE,
         });
+        // Every page is there before the guest starts. Without this, the first full copy would map
+        // the zero page everywhere, and the first store to each page would be a copy-on-write with
+        // its own notifier call and flush.
+        for offset in (0..bytes).step_by(PAGE) {
+            mapping.write_word(offset as u64, 0);
+        }
         Ok(mapping)
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, kvm_regs, kvm_segment};
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 
 use crate::demo::DemoError;
 use crate::demo::bell::Bell;
@@ -72,6 +72,20 @@ pub struct Address {
     pub tid: i32,
     /// Takes it out of the guest.
     pub kicker: Kicker,
+}
+
+/// Gives a vCPU every CPU feature that KVM supports, as a VMM does before it sets registers.
+///
+/// Linux 7.3 refuses 64-bit registers for a vCPU whose CPUID does not say that it has them.
+///
+/// # Errors
+///
+/// [`DemoError::Ioctl`] if KVM refuses.
+pub fn set_features(kvm: &Kvm, fd: &VcpuFd) -> Result<(), DemoError> {
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(|errno| DemoError::ioctl("KVM_GET_SUPPORTED_CPUID", errno))?;
+    fd.set_cpuid2(&supported).map_err(|errno| DemoError::ioctl("KVM_SET_CPUID2", errno))
 }
 
 /// Prepares a vCPU to enter the guest program in 64-bit ring 3.

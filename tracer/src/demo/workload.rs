@@ -127,9 +127,11 @@ impl Workloads {
         }
     }
 
-    /// Notes that the workload was done `times` more.
+    /// Notes that the workload was done `times` more, unless it was skipped.
     pub fn done(&mut self, workload: Workload, times: u64) {
-        for report in self.reports.iter_mut().filter(|report| report.workload == workload) {
+        let mut reports = self.reports.iter_mut();
+        let done = reports.find(|report| report.workload == workload && report.skipped.is_none());
+        if let Some(report) = done {
             report.done += times;
         }
     }
