@@ -15,7 +15,7 @@ use kvmdirty_common::raw::SPAN_SATURATED;
 /// Time from one line without a time to the next.
 const STEP_NS: u64 = 10;
 
-/// The VM of lines that name none.
+/// The VM unless a `setup vm=` line says otherwise.
 pub(super) const VM: VmId = VmId(1);
 
 /// The slots as the lines above state them.
@@ -43,6 +43,8 @@ impl Slots {
 struct Reader<'a> {
     litmus: Litmus,
     slots: Slots,
+    /// The VM of lines that name none.
+    vm: VmId,
     now: u64,
     threads: BTreeMap<&'a str, (Tid, CpuId)>,
     begun: BTreeMap<&'a str, u64>,
@@ -64,6 +66,7 @@ pub(super) fn read(text: &str) -> Result<Litmus, LitmusError> {
     let mut reader = Reader {
         litmus,
         slots: Slots::default(),
+        vm: VM,
         now: 0,
         threads: BTreeMap::new(),
         begun: BTreeMap::new(),
@@ -127,13 +130,14 @@ impl<'a> Reader<'a> {
             let bad = || Problem::Word {
                 word: (*word).to_owned(),
                 place: "setup",
-                known: "kernel=, plan=, epsilon=, missing=, nearest=, final, pml, writable=, \
+                known: "vm=, kernel=, plan=, epsilon=, missing=, nearest=, final, pml, writable=, \
                         mmu-writable=, host-writable=, dirty=, accessed=, present=, pages-max=, \
                         findings-max=, threads-max= or windows-max=",
             };
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let amount = || number(value).ok_or_else(bad);
             match name {
+                "vm" => self.vm = VmId(amount()?),
                 "kernel" => setup.kernel = value.to_owned(),
                 "plan" => setup.plan.name = value.to_owned(),
                 "epsilon" => setup.epsilon_ns = amount()?,
@@ -252,8 +256,8 @@ impl<'a> Reader<'a> {
             None => self.implied_span(tid, kind),
         };
         let masks = self.litmus.setup.masks;
-        let mut fields = Fields::new(&words, &masks, &self.slots, VM);
-        fields.vm = VmId(fields.value("vm")?.unwrap_or(VM.0));
+        let mut fields = Fields::new(&words, &masks, &self.slots, self.vm);
+        fields.vm = VmId(fields.value("vm")?.unwrap_or(self.vm.0));
         let vm = fields.vm;
         let cpu = CpuId(fields.value::<u32>("cpu")?.map_or(cpu.0, |cpu| cpu as u16));
         let class = match fields.text("class") {

@@ -68,11 +68,11 @@ impl Value for SlotRef {
     }
 }
 
-/// The SPTE values with a name, widest first: `rwd`, `rw`, `ro`.
+/// The SPTE values with a name. `rwd` comes last, so that it is written only where there is a D to tell it from `rw`.
 fn named_sptes(masks: &SpteMasks) -> [(&'static str, u64); 3] {
     let ro = masks.present | masks.mmu_writable;
     let rw = ro | masks.writable;
-    [("rwd", rw | masks.dirty), ("rw", rw), ("ro", ro)]
+    [("rw", rw), ("ro", ro), ("rwd", rw | masks.dirty)]
 }
 
 impl Value for Spte {

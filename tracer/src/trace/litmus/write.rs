@@ -22,6 +22,10 @@ pub(super) fn write(litmus: &Litmus) -> String {
         .enumerate()
         .filter_map(|(index, raw)| Some((index, decode(raw).ok()?)))
         .collect();
+    let vm = events.first().map_or(VM, |(_, event)| event.vm);
+    if vm != VM {
+        let _ = writeln!(text, "setup vm={vm}");
+    }
     let cpus = write_threads(&mut text, threads, &events);
     let width = events
         .iter()
@@ -32,7 +36,7 @@ pub(super) fn write(litmus: &Litmus) -> String {
     for (index, event) in &events {
         let name = thread_name(threads, event.tid);
         let _ = write!(text, "{name:<width$}  {:<13}", event.kind.kind().name());
-        write_event(&mut text, event, &setup.masks, cpus[&event.tid]);
+        write_event(&mut text, event, &setup.masks, (vm, cpus[&event.tid]));
         let seq = seqs.entry(event.lane).or_insert(0_u32);
         if event.seq != *seq {
             let _ = write!(text, " seq={}", event.seq);
@@ -121,7 +125,12 @@ fn thread_name(threads: &BTreeMap<Tid, String>, tid: Tid) -> String {
     threads.get(&tid).map_or_else(|| format!("t{}", tid.0), |name| word(name))
 }
 
-fn write_event(text: &mut String, event: &Event, masks: &SpteMasks, cpu: CpuId) {
+fn write_event(
+    text: &mut String,
+    event: &Event,
+    masks: &SpteMasks,
+    (default_vm, cpu): (VmId, CpuId),
+) {
     let Event { span, vm, tid: _, lane, seq: _, kind } = event;
     let mut words = Words { text: String::new(), masks, page: None };
     let _ = if span.lo == span.hi {
@@ -132,8 +141,8 @@ fn write_event(text: &mut String, event: &Event, masks: &SpteMasks, cpu: CpuId) 
         write!(words.text, " @{}..{}", span.lo.0, span.hi.0)
     };
     schema::write_kind(kind, &mut words);
-    if *vm != VM {
-        write_vm(&mut words, *vm);
+    if *vm != default_vm {
+        words.put("vm", &vm.to_string());
     }
     if lane.cpu != cpu {
         words.put("cpu", &lane.cpu.0.to_string());
@@ -142,10 +151,6 @@ fn write_event(text: &mut String, event: &Event, masks: &SpteMasks, cpu: CpuId) 
         words.put("class", CLASSES[lane.class as usize].1);
     }
     text.push_str(&words.text);
-}
-
-fn write_vm(words: &mut Words<'_>, vm: VmId) {
-    words.put("vm", &vm.to_string());
 }
 
 fn write_gap(text: &mut String, gap: &Gap) {
