@@ -1,0 +1,195 @@
+//! What else the host does: flushes, MMU notifiers, a device that writes guest memory.
+
+use kvmdirty_trace::event::{EventKind, Gfn, Spte, VmId};
+
+use super::config::{ACCESSED, PRESENT, ProbePlan, WRITABLE};
+use super::fault::Fault;
+use super::machine::{Machine, Thread};
+use super::pagefault::{page_ref, sptep};
+use super::world::VcpuMode;
+
+/// HVA of gfn 0.
+const HVA: u64 = 0x7f00_0000_0000;
+
+impl Machine {
+    /// `kvm_flush_remote_tlbs`: request, interrupt whoever may hold old translations, wait.
+    pub async fn flush(&self, t: &Thread) {
+        let since = self.clock(t);
+        let before = self.world.borrow().flushes;
+        self.world.borrow_mut().flushes += 1;
+        self.step().await;
+        let mut waiting = Vec::new();
+        for index in 0..self.config.vcpus as usize {
+            {
+                let mut world = self.world.borrow_mut();
+                let vcpu = &mut world.vcpus[index];
+                vcpu.flush_requested = true;
+                if vcpu.mode != VcpuMode::Outside {
+                    vcpu.is_kicked = true;
+                    waiting.push((index, vcpu.exits));
+                }
+            }
+            self.step().await;
+        }
+        while !waiting.is_empty() {
+            {
+                let world = self.world.borrow();
+                waiting.retain(|(index, exits)| world.vcpus[*index].exits == *exits);
+            }
+            self.wait(self.rng.between(1, 10)).await;
+        }
+        let after = self.world.borrow().flushes;
+        self.emit_since(t, since, EventKind::Flush { before, after, first: Gfn(0), npages: 0 });
+    }
+
+    /// The VMM's memory changes under the guest: notifier invalidations, write-protection, aging.
+    pub async fn zapper_thread(&self, t: &Thread) {
+        loop {
+            let is_busy = self.is_broken_by(Fault::FlushAssumed);
+            let pause = if is_busy { 20 } else { 400 };
+            self.wait(self.config.step_ns * self.rng.between(pause / 20, pause)).await;
+            if self.world.borrow().is_stopping {
+                return;
+            }
+            let gfn = self.next_gfn();
+            match self.rng.below(3) {
+                _ if self.is_broken_by(Fault::ClobberedSpte) => self.age(t, gfn).await,
+                _ if self.is_broken_by(Fault::FlushAssumed) => self.write_protect(t, gfn).await,
+                0 => self.write_protect(t, gfn).await,
+                1 => self.age(t, gfn).await,
+                _ => self.invalidate(t, gfn).await,
+            }
+        }
+    }
+
+    /// An MMU notifier zaps a page and flushes before it releases mmu_lock.
+    async fn invalidate(&self, t: &Thread, gfn: u64) {
+        let since = self.clock(t);
+        let flushes_before = self.world.borrow().flushes;
+        let (start, end) = (HVA + (gfn << 12), HVA + ((gfn + 1) << 12));
+        if self.config.plan == ProbePlan::Tracepoint {
+            let (flushes_before, flushes_after) = (0, 0);
+            let kind = EventKind::Invalidate { start, end, flushes_before, flushes_after };
+            self.emit_for(t, VmId::UNKNOWN, kind);
+        }
+        self.mmu_lock.write(self).await;
+        self.step().await;
+        let old = {
+            let mut world = self.world.borrow_mut();
+            let page = world.page(gfn);
+            page.is_in_rmap = false;
+            std::mem::take(&mut page.spte)
+        };
+        if old & PRESENT != 0 {
+            self.emit_spte(t, since, gfn, (old, 0));
+            self.step().await;
+            let is_unflushed = old & WRITABLE != 0 && self.trips(Fault::ZapNoFlush, [gfn]);
+            if !is_unflushed {
+                self.flush(t).await;
+            }
+        }
+        self.mmu_lock.unlock_write();
+        self.step().await;
+        let flushes_after = self.world.borrow().flushes;
+        if self.config.plan == ProbePlan::Kprobe {
+            let kind = EventKind::Invalidate { start, end, flushes_before, flushes_after };
+            self.emit_since(t, since, kind);
+        }
+    }
+
+    /// Somebody write-protects a page for reasons of their own and flushes after releasing mmu_lock.
+    async fn write_protect(&self, t: &Thread, gfn: u64) {
+        if self.config.pml {
+            return;
+        }
+        self.mmu_lock.write(self).await;
+        let since = self.clock(t);
+        self.step().await;
+        let old = {
+            let mut world = self.world.borrow_mut();
+            let page = world.page(gfn);
+            let old = page.spte;
+            page.spte &= !WRITABLE;
+            old
+        };
+        if old & WRITABLE != 0 {
+            self.emit_spte(t, since, gfn, (old, old & !WRITABLE));
+        }
+        self.step().await;
+        self.mmu_lock.unlock_write();
+        if old & WRITABLE != 0 {
+            if self.is_broken_by(Fault::FlushAssumed) {
+                self.long_step().await;
+            }
+            self.flush(t).await;
+        }
+    }
+
+    /// Aging clears the accessed bit; atomically, unless the fault strikes.
+    async fn age(&self, t: &Thread, gfn: u64) {
+        self.mmu_lock.write(self).await;
+        let since = self.clock(t);
+        self.step().await;
+        let seen = self.world.borrow_mut().page(gfn).spte;
+        if seen & PRESENT != 0 && seen & ACCESSED != 0 {
+            let old = if self.is_broken_by(Fault::ClobberedSpte) {
+                self.long_step().await;
+                seen
+            } else {
+                self.world.borrow_mut().page(gfn).spte
+            };
+            let mut world = self.world.borrow_mut();
+            let page = world.page(gfn);
+            let is_clobbered = page.spte & WRITABLE != old & WRITABLE;
+            page.spte = old & !ACCESSED;
+            if is_clobbered {
+                world.truth.fired.insert(gfn);
+            }
+            drop(world);
+            self.emit_spte(t, since, gfn, (old, old & !ACCESSED));
+        }
+        self.step().await;
+        self.mmu_lock.unlock_write();
+    }
+
+    pub fn emit_spte(&self, t: &Thread, since: u64, gfn: u64, (old, new): (u64, u64)) {
+        let kind = EventKind::SpteChange {
+            page: page_ref(gfn),
+            old: Some(Spte(old)),
+            new: Spte(new),
+            sptep: sptep(gfn),
+            shadow: self.config.mmu == super::config::Mmu::Shadow,
+        };
+        self.emit_since(t, since, kind);
+    }
+
+    /// A device model inside KVM writes guest memory from a thread that runs no vCPU.
+    pub async fn device_thread(&self, t: &Thread) {
+        loop {
+            self.wait(self.config.step_ns * self.rng.between(20, 300)).await;
+            if self.world.borrow().is_stopping {
+                return;
+            }
+            let gfn = self.next_gfn();
+            let srcu = self.srcu.lock();
+            self.world.borrow_mut().writers += 1;
+            self.host_write(t, gfn).await;
+            self.world.borrow_mut().writers -= 1;
+            self.srcu.unlock(srcu);
+        }
+    }
+
+    /// Flushes that a broken harvest has left for later.
+    pub async fn late_flush_thread(&self, t: &Thread) {
+        loop {
+            self.long_step().await;
+            if std::mem::take(&mut self.world.borrow_mut().late_flush) {
+                self.long_step().await;
+                self.flush(t).await;
+            }
+            if self.world.borrow().is_over {
+                return;
+            }
+        }
+    }
+}

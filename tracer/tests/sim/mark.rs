@@ -1,0 +1,133 @@
+//! `mark_page_dirty_in_slot`, and the writes of the host that end in it.
+
+use kvmdirty_common::kind::writer;
+use kvmdirty_trace::event::{EventKind, Gfn, MarkWord, Spte, VcpuId};
+
+use super::config::Kernel;
+use super::fault::Fault;
+use super::machine::{Machine, Thread};
+use super::world::SlotView;
+
+/// From where a mark is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkFrom {
+    /// A lockless fault: the probe reads `*sptep` at the mark's entry.
+    FastFault,
+    /// Anything else.
+    Elsewhere,
+}
+
+impl Machine {
+    pub async fn mark(&self, t: &Thread, view: SlotView, gfn: u64, from: MarkFrom) {
+        let since = self.clock(t);
+        let gfn = self.marked_gfn(gfn);
+        let spte =
+            (from == MarkFrom::FastFault).then(|| Spte(self.world.borrow_mut().page(gfn).spte));
+        self.step().await;
+        let has_vcpu = t.vcpu.is_some();
+        self.note_old_slot(view, gfn);
+        let is_dropped = !has_vcpu
+            && (self.config.kernel == Kernel::V6_1 || self.trips(Fault::MarkDropped, [gfn]));
+        let mut pushed = None;
+        if view.is_logging && !is_dropped {
+            match (self.config.has_ring(), t.vcpu) {
+                (true, Some(vcpu)) => pushed = Some(self.push(t, vcpu, gfn)),
+                (true, None) => {}
+                (false, _) => self.world.borrow_mut().set_bit(gfn),
+            }
+        }
+        self.step().await;
+        let word = match pushed {
+            Some(index) => MarkWord::Ring(index),
+            None if view.has_bitmap => {
+                let word = self.world.borrow().word(gfn);
+                word.map_or(MarkWord::Unread, |(word, _)| MarkWord::Bitmap(word))
+            }
+            None => MarkWord::Unread,
+        };
+        let slot = self.world.borrow().slot_ref(view);
+        let in_fast = from == MarkFrom::FastFault;
+        let kind = EventKind::Mark { gfn: Gfn(gfn), slot, word, spte, has_vcpu, in_fast };
+        self.emit_since(t, since, kind);
+    }
+
+    /// The gfn that gets marked: that of the page, unless the kernel confuses it.
+    fn marked_gfn(&self, gfn: u64) -> u64 {
+        let world = self.world.borrow();
+        let slot = &world.slots[world.slot_of(gfn)];
+        let neighbour = if gfn + 1 < slot.base + slot.npages { gfn + 1 } else { gfn - 1 };
+        drop(world);
+        if self.trips(Fault::WrongGfn, [gfn, neighbour]) { neighbour } else { gfn }
+    }
+
+    /// Without the SRCU grace period, a write may still use the slot object of before the enable.
+    pub fn note_old_slot(&self, view: SlotView, gfn: u64) {
+        let mut world = self.world.borrow_mut();
+        let is_logging = world.slots[view.index].is_logging;
+        if is_logging && !view.is_logging && self.is_broken_by(Fault::EnableNoSrcu) {
+            world.truth.fired.insert(gfn);
+        }
+    }
+
+    fn push(&self, t: &Thread, vcpu: usize, gfn: u64) -> u32 {
+        let mut world = self.world.borrow_mut();
+        let slot = world.slot_of(gfn);
+        let (id, offset) = (world.slots[slot].id, gfn - world.slots[slot].base);
+        let ring = &mut world.vcpus[vcpu].ring;
+        ring.entries.insert(ring.dirty_index, (id, offset));
+        ring.dirty_index += 1;
+        let index = ring.dirty_index;
+        drop(world);
+        let slot = kvmdirty_trace::event::SlotId { as_id: 0, id };
+        let vcpu = VcpuId(vcpu as u32);
+        self.emit(t, EventKind::RingPush { offset, slot, index, vcpu });
+        index
+    }
+
+    /// The host writes guest memory; the caller holds SRCU.
+    pub async fn host_write(&self, t: &Thread, gfn: u64) {
+        let since = self.clock(t);
+        let view = self.world.borrow().view(gfn);
+        self.step().await;
+        if self.is_broken_by(Fault::EnableNoSrcu) && !view.is_logging {
+            self.long_step().await;
+        }
+        let mut data_at_mark = Some(true);
+        if self.trips(Fault::HostMarkFirst, [gfn]) {
+            self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
+            data_at_mark = Some(false);
+            self.long_step().await;
+            self.store_from_host(gfn);
+        } else {
+            self.store_from_host(gfn);
+            self.step().await;
+            if !self.trips(Fault::HostNoMark, [gfn]) {
+                self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
+            } else {
+                data_at_mark = None;
+            }
+        }
+        // The bytes were what they became: the probe cannot tell.
+        if self.rng.chance(8) {
+            data_at_mark = None;
+        }
+        self.step().await;
+        let slot = self.world.borrow().slot_ref(view);
+        let gpa = gfn << 12 | self.rng.below(500) << 3;
+        let writers = [writer::GUEST_PAGE, writer::CACHED, writer::CMPXCHG];
+        let writer = *self.rng.pick(&writers);
+        let kind =
+            EventKind::HostWrite { gpa, bytes: 8, slot, writer, failed: false, data_at_mark };
+        self.emit_since(t, since, kind);
+    }
+
+    fn store_from_host(&self, gfn: u64) {
+        let mut world = self.world.borrow_mut();
+        let slot = world.slot_of(gfn);
+        let is_logging = world.slots[slot].is_logging;
+        world.page(gfn).version += 1;
+        if is_logging {
+            world.truth.written.insert(gfn);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The model, in reading order; nothing here uses the engine's code, only the wire and the summary.
+
+pub mod rng;
+
+pub mod config;
+
+pub mod fault;
+
+pub mod machine;
+
+pub mod world;
+
+pub mod probe;
+
+pub mod mark;
+
+pub mod pagefault;
+
+pub mod vcpu;
+
+pub mod host;
+
+pub mod harvest;
+
+pub mod vmm;
+
+pub mod run;
+
+pub mod seeds;
+
+mod model;

@@ -1,0 +1,329 @@
+//! The VMM: a migration that enables logging, harvests, stops the guest, harvests once more, and compares.
+
+use kvmdirty_trace::event::{EventKind, Gfn, IoctlOp, SlotId, SlotRef};
+
+use super::config::{Kernel, Mmu, Mode, PRESENT, ProbePlan};
+use super::fault::Fault;
+use super::harvest::gfns;
+use super::machine::{Machine, Thread};
+
+impl Machine {
+    pub async fn vmm_thread(&self, t: &Thread) {
+        self.wait(self.config.step_ns * self.rng.between(20, 400)).await;
+        for slot in 0..self.config.slots as usize {
+            self.enable_logging(t, slot).await;
+            if self.config.mode != Mode::ManualInitSet {
+                self.copy_slot(slot).await;
+            }
+        }
+        for _ in 0..self.config.iterations {
+            self.wait(self.config.step_ns * self.rng.between(20, 500)).await;
+            self.collect(t).await;
+        }
+        if self.is_broken_by(Fault::FinalTooEarly) {
+            self.fire_everywhere();
+            self.wait(self.config.step_ns * 200).await;
+            self.stop().await;
+        } else {
+            self.stop().await;
+            if self.is_broken_by(Fault::LogDropped) {
+                self.fire_everywhere();
+            } else {
+                self.collect(t).await;
+            }
+        }
+        self.world.borrow_mut().compare();
+        for slot in 0..self.config.slots as usize {
+            self.disable_logging(t, slot).await;
+        }
+        self.world.borrow_mut().is_over = true;
+    }
+
+    fn fire_everywhere(&self) {
+        let mut world = self.world.borrow_mut();
+        let all: Vec<u64> = world.pages.keys().copied().collect();
+        world.truth.fired.extend(all);
+    }
+
+    /// What the probe tells of the VM when it attaches.
+    pub fn inventory(&self, t: &Thread) {
+        let manual_protect = match self.config.mode {
+            Mode::Get | Mode::Ring => 0,
+            Mode::Manual => 1,
+            Mode::ManualInitSet => 3,
+        };
+        let ring_bytes = if self.config.has_ring() { super::world::RING_SIZE * 16 } else { 0 };
+        self.emit(
+            t,
+            EventKind::VmSeen {
+                tgid: t.tid.0,
+                manual_protect,
+                ring_bytes,
+                generation: 2,
+                created: self.config.attach_ns == 0,
+                flushes: self.world.borrow().flushes,
+            },
+        );
+        for slot in 0..self.config.slots as usize {
+            let since = self.clock(t);
+            self.emit_slot(t, slot, since, false);
+        }
+    }
+
+    fn emit_slot(&self, t: &Thread, slot: usize, since: u64, commit: bool) {
+        let world = self.world.borrow();
+        let own = &world.slots[slot];
+        let bitmap =
+            if own.bitmap.is_some() { 0xffff_c900_0000_0000 + ((slot as u64) << 16) } else { 0 };
+        let kind = EventKind::SlotState {
+            slot: SlotRef {
+                id: SlotId { as_id: 0, id: own.id },
+                logging: own.is_logging,
+                has_bitmap: own.bitmap.is_some(),
+            },
+            base: Gfn(own.base),
+            npages: own.npages,
+            bitmap,
+            commit,
+        };
+        drop(world);
+        // The tracepoint plan looks the slot up when the ioctl returns.
+        let is_bracketed = self.config.plan == ProbePlan::Kprobe;
+        self.emit_since(t, if is_bracketed { since } else { self.clock(t) }, kind);
+    }
+
+    async fn copy_slot(&self, slot: usize) {
+        let range = {
+            let world = self.world.borrow();
+            world.slots[slot].base..world.slots[slot].base + world.slots[slot].npages
+        };
+        for gfn in range {
+            if self.rng.chance(20) {
+                self.step().await;
+            }
+            self.world.borrow_mut().copy_page(gfn);
+        }
+    }
+
+    async fn copy_pages(&self, pages: &[u64]) {
+        for gfn in pages {
+            self.step().await;
+            self.world.borrow_mut().copy_page(*gfn);
+        }
+    }
+
+    /// One round of harvesting everything and copying it.
+    async fn collect(&self, t: &Thread) {
+        match self.config.mode {
+            Mode::Get => {
+                for slot in 0..self.config.slots as usize {
+                    let dirty = self.get_dirty_log(t, slot).await;
+                    self.copy_pages(&dirty).await;
+                }
+            }
+            Mode::Manual | Mode::ManualInitSet => {
+                for slot in 0..self.config.slots as usize {
+                    let dirty = self.get_dirty_log(t, slot).await;
+                    self.clear_and_copy(t, slot, &dirty).await;
+                }
+            }
+            Mode::Ring => self.reap(t).await,
+        }
+    }
+
+    /// Clears what GET reported, chunk by chunk, and copies each chunk once it is protected.
+    async fn clear_and_copy(&self, t: &Thread, slot: usize, dirty: &[u64]) {
+        let base = self.world.borrow().slots[slot].base;
+        let words = self.words(slot);
+        let chunk = self.rng.between(1, words as u64) as usize;
+        for start in (0..words).step_by(chunk) {
+            let range = start..(start + chunk).min(words);
+            let asked: Vec<(usize, u64)> =
+                range.map(|index| (index, mask_of(dirty, base + 64 * index as u64))).collect();
+            let inside =
+                |gfn: &u64| asked.iter().any(|(index, _)| (*gfn - base) / 64 == *index as u64);
+            let pages: Vec<u64> = dirty.iter().copied().filter(inside).collect();
+            let asked = self.asked_by_vmm(slot, base, asked);
+            if asked.iter().all(|(_, wanted)| *wanted == 0) && self.rng.chance(50) {
+                continue;
+            }
+            self.step().await;
+            self.clear_dirty_log(t, slot, &asked).await;
+            self.copy_pages(&pages).await;
+        }
+    }
+
+    /// What the VMM passes to CLEAR: what it has read, unless it is careless.
+    fn asked_by_vmm(&self, slot: usize, base: u64, asked: Vec<(usize, u64)>) -> Vec<(usize, u64)> {
+        let unread: Vec<u64> = asked
+            .iter()
+            .flat_map(|(index, wanted)| gfns(base + 64 * *index as u64, !wanted))
+            .filter(|gfn| *gfn < base + self.world.borrow().slots[slot].npages)
+            .collect();
+        if self.trips(Fault::ClearUnread, unread) {
+            asked.into_iter().map(|(index, _)| (index, u64::MAX)).collect()
+        } else {
+            asked
+        }
+    }
+
+    /// Collects all rings, resets them, then copies: a copy before the reset could be older than the protection.
+    async fn reap(&self, t: &Thread) {
+        let mut pages = Vec::new();
+        let mut collected = 0;
+        for vcpu in 0..self.config.vcpus as usize {
+            self.step().await;
+            let mut world = self.world.borrow_mut();
+            let ring = &mut world.vcpus[vcpu].ring;
+            let range = ring.fetch_index..ring.dirty_index;
+            ring.fetch_index = ring.dirty_index;
+            collected += range.len() as u32;
+            let entries: Vec<(u16, u64)> = range.map(|index| ring.entries[&index]).collect();
+            for (slot, offset) in entries {
+                pages.push(world.slots[usize::from(slot)].base + offset);
+            }
+        }
+        let mut reset = 0;
+        while reset < collected {
+            reset += self.reset_dirty_rings(t).await;
+        }
+        self.copy_pages(&pages).await;
+    }
+
+    async fn stop(&self) {
+        self.world.borrow_mut().is_stopping = true;
+        loop {
+            self.wait(self.config.step_ns * 5).await;
+            let world = self.world.borrow();
+            if world.writers == 0 && world.vcpus.iter().all(|vcpu| !vcpu.is_running) {
+                return;
+            }
+        }
+    }
+
+    /// KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES.
+    async fn enable_logging(&self, t: &Thread, slot: usize) {
+        let (base, npages) = {
+            let world = self.world.borrow();
+            (world.slots[slot].base, world.slots[slot].npages)
+        };
+        let ioctl = self.begin(t, IoctlOp::SetMemory, slot, (base, npages), 1);
+        self.step().await;
+        self.slots_lock.write(self).await;
+        self.step().await;
+        {
+            let mut world = self.world.borrow_mut();
+            let own = &mut world.slots[slot];
+            own.is_logging = true;
+            own.is_enabling = true;
+            let words = npages.div_ceil(64) as usize;
+            own.bitmap = match self.config.mode {
+                Mode::Ring => None,
+                Mode::Get | Mode::Manual => Some(vec![0; words]),
+                Mode::ManualInitSet => Some((0..words).map(|i| full_word(npages, i)).collect()),
+            };
+        }
+        if !self.is_broken_by(Fault::EnableNoSrcu) {
+            self.srcu.synchronize(self).await;
+        }
+        let since = self.clock(t);
+        self.step().await;
+        if self.config.mode != Mode::ManualInitSet {
+            self.protect_slot(t, slot).await;
+        }
+        self.emit_slot(t, slot, since, true);
+        self.slots_lock.unlock_write();
+        self.world.borrow_mut().slots[slot].is_enabling = false;
+        self.end(t, &ioctl, 0, 0);
+    }
+
+    /// `kvm_mmu_slot_apply_flags`.
+    async fn protect_slot(&self, t: &Thread, slot: usize) {
+        let gfns = {
+            let world = self.world.borrow();
+            world.slots[slot].base..world.slots[slot].base + world.slots[slot].npages
+        };
+        let open: Vec<u64> = gfns.clone().filter(|gfn| self.is_open(*gfn)).collect();
+        let mut changed = 0;
+        if !self.trips(Fault::EnableNoProtect, open.iter().copied()) {
+            changed = self.remove_write_access(t, slot, gfns.clone()).await;
+        }
+        let is_skipped = self.trips(Fault::EnableNoFlush, gfns);
+        let is_due = self.config.kernel != Kernel::V5_10 || changed != 0;
+        if is_due && !is_skipped {
+            self.flush(t).await;
+        }
+    }
+
+    fn is_open(&self, gfn: u64) -> bool {
+        let spte = self.world.borrow_mut().page(gfn).spte;
+        spte & PRESENT != 0 && spte & self.config.protect_bits() != 0
+    }
+
+    /// `kvm_mmu_slot_remove_write_access` or `kvm_mmu_slot_leaf_clear_dirty`; SPTEs changed.
+    async fn remove_write_access(
+        &self,
+        t: &Thread,
+        slot: usize,
+        gfns: std::ops::Range<u64>,
+    ) -> u64 {
+        let since = self.clock(t);
+        let view = self.world.borrow().view(gfns.start);
+        let is_exclusive = self.config.mmu == Mmu::Shadow || self.config.kernel == Kernel::V5_10;
+        self.lock_tdp(is_exclusive).await;
+        let mut changed = 0;
+        for gfn in gfns {
+            let before = self.clock(t);
+            if self.rng.chance(20) {
+                self.step().await;
+            }
+            if !self.is_open(gfn) || self.trips(Fault::EnableSkipsPage, [gfn]) {
+                continue;
+            }
+            let old = self.world.borrow_mut().page(gfn).spte;
+            let new = old & !self.config.protect_bits();
+            self.world.borrow_mut().page(gfn).spte = new;
+            changed += 1;
+            if self.config.spte_records {
+                self.emit_spte(t, before, gfn, (old, new));
+            }
+        }
+        self.unlock_tdp(is_exclusive);
+        self.step().await;
+        let slot_ref = self.world.borrow().slot_ref(view);
+        assert_eq!(usize::from(slot_ref.id.id), slot);
+        self.emit_since(t, since, EventKind::SlotProtect { slot: slot_ref, level: 1 });
+        changed
+    }
+
+    async fn disable_logging(&self, t: &Thread, slot: usize) {
+        let (base, npages) = {
+            let world = self.world.borrow();
+            (world.slots[slot].base, world.slots[slot].npages)
+        };
+        let ioctl = self.begin(t, IoctlOp::SetMemory, slot, (base, npages), 0);
+        self.step().await;
+        self.slots_lock.write(self).await;
+        self.world.borrow_mut().slots[slot].is_logging = false;
+        self.srcu.synchronize(self).await;
+        let since = self.clock(t);
+        self.world.borrow_mut().slots[slot].bitmap = None;
+        self.step().await;
+        self.emit_slot(t, slot, since, true);
+        self.slots_lock.unlock_write();
+        self.end(t, &ioctl, 0, 0);
+    }
+}
+
+fn mask_of(pages: &[u64], first: u64) -> u64 {
+    pages
+        .iter()
+        .filter_map(|gfn| gfn.checked_sub(first).filter(|bit| *bit < 64))
+        .fold(0, |mask, bit| mask | 1 << bit)
+}
+
+/// Word `index` of a bitmap with all `npages` bits set.
+fn full_word(npages: u64, index: usize) -> u64 {
+    let left = npages - 64 * index as u64;
+    if 64 <= left { u64::MAX } else { (1 << left) - 1 }
+}
