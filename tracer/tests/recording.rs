@@ -6,10 +6,13 @@ mod load;
 use std::io::{self, Cursor, Write};
 use std::sync::{Arc, Mutex};
 
-use kvmdirty_trace::event::{Batch, Class, CpuId, Gap, GapCause, Lane, Nanos, RawEvent, Setup};
+use kvmdirty_trace::event::{
+    Batch, Class, CpuId, Gap, GapCause, Kind, Lane, Nanos, RawEvent, Setup,
+};
 use kvmdirty_trace::trace::frame::{FRAME_HEAD_BYTES, FRAME_MAGIC, FrameHead, FrameKind};
 use kvmdirty_trace::trace::{
-    DamageKind, Ending, Header, Medium, Origin, Reader, TraceError, WriteLimits, Writer,
+    DamageKind, Ending, Flight, FlightLimits, Header, Medium, Origin, Reader, Rotation,
+    RotationLimits, TraceError, WriteLimits, Writer,
 };
 use proptest::prelude::*;
 
@@ -386,4 +389,146 @@ fn seeking_skips_frames_that_are_too_old_and_none_that_are_not() {
     let mut batch = Batch::default();
     reader.next_batch(&mut batch).unwrap().unwrap();
     assert!(batch.records == batches[10].records && batch.gaps == batches[10].gaps);
+}
+
+/// An empty directory that goes away.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kvmdirty-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn read(&self, name: &str) -> Read {
+        read_all(&std::fs::read(self.0.join(name)).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The announcements with which the synthetic load does not begin.
+fn announcements() -> Batch {
+    let record = |kind: Kind, seq, args| RawEvent {
+        ts_ns: 7,
+        vm: 0xffff_8881_0a3c_0000,
+        tid: 4_000,
+        seq,
+        cpu: 1,
+        kind: kind as u8,
+        flags: (Class::Boundary as u8) << 6 | 1,
+        args,
+        ..RawEvent::default()
+    };
+    Batch {
+        records: vec![
+            record(Kind::VmSeen, 0, [4711, 0, 1, 0]),
+            record(Kind::SlotState, 1, [1 | 1 << 32, 0x100, 4096, 0xffff]),
+            record(Kind::SlotState, 2, [2, 0x9000, 16, 0]),
+            record(Kind::SlotState, 3, [2, 0x9000, 0, 0]),
+            record(Kind::RunBegin, 4, [0, 0, 0, 0]),
+        ],
+        gaps: Vec::new(),
+        watermark: Nanos(8),
+    }
+}
+
+/// VM, the slot that is left, and the running vCPU, told anew at `time`.
+fn assert_begins_with_announcements(read: &Read) {
+    let kinds: Vec<u8> = read.records[..3].iter().map(|record| record.kind).collect();
+    assert_eq!(kinds, [Kind::VmSeen as u8, Kind::SlotState as u8, Kind::RunBegin as u8]);
+    assert!(read.records[..3].iter().all(|record| record.cpu == u16::MAX && 8 <= record.ts_ns));
+    assert_eq!(read.records[1].args, [1 | 1 << 32, 0x100, 4096, 0xffff]);
+}
+
+#[test]
+fn rotation_keeps_the_newest_files_and_each_is_a_recording() {
+    let folder = Folder::new("rotation");
+    let limits =
+        RotationLimits { bytes_max: 100_000, files_max: Some(3), write: WriteLimits::STANDARD };
+    let write = WriteLimits { frame_records: 8_192, ..limits.write };
+    let limits = RotationLimits { write, ..limits };
+    let mut rotation = Rotation::create(&folder.0.join("vm.kdt"), header(), limits).unwrap();
+    let mut load = load::Load::new(2, 2, 4096);
+    let mut written = announcements().records;
+    rotation.write(&announcements()).unwrap();
+    for _ in 0..60 {
+        let batch = load.batch();
+        rotation.write(&batch).unwrap();
+        written.extend(batch.records);
+    }
+    let files = rotation.files();
+    rotation.finish().unwrap();
+    assert_eq!(folder.files().len(), 3);
+    let mut kept = Vec::new();
+    for path in files {
+        let read = folder.read(path.file_name().unwrap().to_str().unwrap());
+        assert!(read.gaps.iter().all(|gap| gap.cause != GapCause::Damaged));
+        assert_eq!(read.ending, Ending::Finished);
+        assert_begins_with_announcements(&read);
+        kept.extend_from_slice(&read.records[3..]);
+    }
+    assert!(kept == written[written.len() - kept.len()..], "the files join without a gap");
+    assert!(30_000 < kept.len());
+}
+
+#[test]
+fn the_flight_recorder_keeps_the_last_seconds_and_forgets_what_it_wrote() {
+    let folder = Folder::new("flight");
+    let path = folder.0.join("vm.kdt");
+    let mut load = load::Load::new(9, 2, 4096);
+    let batches: Vec<Batch> = (0..120).map(|_| load.batch()).collect();
+    let keep_ns = batches[99].watermark.since(batches[49].watermark);
+    let mut flight = Flight::new(&path, header(), FlightLimits::last(keep_ns)).unwrap();
+    flight.write(&announcements()).unwrap();
+    for batch in &batches[..100] {
+        flight.write(batch).unwrap();
+    }
+    assert_eq!(flight.keep().unwrap(), Some(path));
+    for batch in &batches[100..] {
+        flight.write(batch).unwrap();
+    }
+    flight.keep().unwrap();
+    assert_eq!(flight.keep().unwrap(), None, "nothing is left to write");
+    assert_eq!(folder.files(), ["vm.2.kdt", "vm.kdt"]);
+
+    let first = folder.read("vm.kdt");
+    assert_begins_with_announcements(&first);
+    let span = first.watermark.since(Nanos(first.records[3].ts_ns));
+    assert!(keep_ns * 9 / 10 < span && span < keep_ns * 12 / 10, "{span} of {keep_ns}");
+    let second = folder.read("vm.2.kdt");
+    assert_begins_with_announcements(&second);
+    let expected: Vec<RawEvent> =
+        batches[100..].iter().flat_map(|batch| batch.records.clone()).collect();
+    assert!(second.records[3..] == expected, "the second file joins the first");
+    assert!(second.gaps.iter().chain(&first.gaps).all(|gap| gap.cause != GapCause::Damaged));
+}
+
+#[test]
+fn the_flight_recorder_stays_within_its_memory_and_says_so() {
+    let folder = Folder::new("flight-memory");
+    let write = WriteLimits { frame_records: 1_000, ..WriteLimits::STANDARD };
+    let limits = FlightLimits { keep_ns: u64::MAX, bytes_max: 50_000, write };
+    let mut load = load::Load::new(9, 2, 4096);
+    let mut flight = Flight::new(&folder.0.join("vm.kdt"), header(), limits).unwrap();
+    for _ in 0..40 {
+        flight.write(&load.batch()).unwrap();
+        assert!(flight.bytes() <= 50_000);
+    }
+    assert!(flight.is_short());
+    assert_eq!(folder.files(), Vec::<String>::new(), "nothing is written unasked");
 }

@@ -22,7 +22,15 @@ mod encode;
 
 pub mod index;
 
+mod framer;
+
 pub mod writer;
+
+mod carry;
+
+pub mod rotate;
+
+pub mod flight;
 
 pub mod recover;
 
@@ -33,9 +41,11 @@ pub mod litmus;
 use std::io;
 use std::path::PathBuf;
 
+pub use flight::{Flight, FlightLimits};
 pub use header::{Header, Origin, StartClock, Vmm};
 pub use reader::{Ending, Reader};
 pub use recover::{Damage, DamageKind};
+pub use rotate::{Rotation, RotationLimits};
 pub use writer::{Medium, WriteLimits, Writer};
 
 /// The version of the format this module writes. Readers accept every version from 1 to this one.
@@ -98,6 +108,13 @@ pub enum TraceError {
         #[source]
         source: io::Error,
     },
+    /// A frame could not be compressed.
+    #[error("compress a frame")]
+    Compress {
+        /// zstd's answer.
+        #[source]
+        source: io::Error,
+    },
     /// No space is left; the file was cut back to its last complete frame and stays a valid recording.
     #[error(
         "disk full: the recording ends at byte {offset}, {dropped} records could not be written"
@@ -107,6 +124,15 @@ pub enum TraceError {
         offset: u64,
         /// Records of the frame that did not fit.
         dropped: u64,
+    },
+    /// A file that is no longer wanted cannot be removed.
+    #[error("remove old recording {}", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
     },
     /// An earlier error ended the recording.
     #[error("the recording has already ended")]
