@@ -67,7 +67,12 @@ hooks! {
     SlotProtect = 18 => "slot-protect",
     /// The thread table was full, so a bracket could not be opened.
     ThreadTable = 19 => "thread-table",
+    /// Records that user space asks the probe to emit: the inventory at attach.
+    Inventory = 20 => "inventory",
 }
 
-/// Slots of the per-CPU drop counter array.
+/// Hooks there is room for in the per-CPU counter array.
+///
+/// Entry `hook` counts records dropped because a ring was full; they took a sequence number. Entry `HOOKS_MAX + hook`
+/// counts what left no trace in any sequence: a bracket that could not be opened, an exit without its entry.
 pub const HOOKS_MAX: u32 = 32;

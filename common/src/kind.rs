@@ -52,6 +52,7 @@ kinds! {
     Flush = 6 => "flush",
     /// `kvm_dirty_ring_reset` of one ring. `[ring index (vCPU), reset_index before | after << 32, return value as i64,
     /// dirty_index | size << 32]`; span = the function, 0 when only its tracepoint was seen ([`flag::AT_TRACEPOINT`]).
+    /// Flag [`flag::RESET_NO_BEFORE`]: reset_index before was not observed (attached in between); it then equals after.
     RingReset = 7 => "ring-reset",
     /// A helper that write-protects or clears D of a whole slot. `[slotref, first level, 0, 0]`; span = the helper.
     SlotProtect = 8 => "slot-protect",
@@ -178,6 +179,8 @@ pub mod flag {
     pub const WORDS_CUT: u8 = 1;
     /// [`super::Kind::RingReset`]: only the tracepoint was seen.
     pub const AT_TRACEPOINT: u8 = 1;
+    /// [`super::Kind::RingReset`]: reset_index before is not known.
+    pub const RESET_NO_BEFORE: u8 = 2;
     /// [`super::Kind::Mark`]: args[2] is the bitmap word at exit.
     pub const MARK_WORD: u8 = 1;
     /// [`super::Kind::Mark`]: args[2] is the ring's dirty_index after the push.

@@ -12,6 +12,12 @@ pub const PAGE_RING_BYTES: u32 = 4 << 20;
 /// Bytes of the boundary ring.
 pub const BOUNDARY_RING_BYTES: u32 = 4 << 20;
 
+/// Bytes of the ring of the syscall tracepoints, which also carries the words of harvested bitmaps.
+pub const SYSCALL_RING_BYTES: u32 = 16 << 20;
+
+/// Bytes of the syscall ring that bitmap words leave free, so that the end of an ioctl always finds room.
+pub const SYSCALL_RING_RESERVE: u32 = 256 << 10;
+
 /// Threads that may be inside a traced bracket at the same time.
 pub const THREADS_MAX: u32 = 16_384;
 

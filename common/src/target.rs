@@ -98,6 +98,28 @@ pub struct Offsets {
     pub map_gfn: u32,
     /// `kvm_host_map.writable` or ABSENT (then `dirty` is an argument).
     pub map_writable: u32,
+    /// `task_struct.mm`.
+    pub task_mm: u32,
+    /// `file_operations.unlocked_ioctl`.
+    pub fops_unlocked_ioctl: u32,
+    /// `kvm_page_fault.write` (bool).
+    pub fault_write: u32,
+    /// `kvm_page_fault.pfn`.
+    pub fault_pfn: u32,
+    /// `mmu_notifier_range.start`.
+    pub range_start: u32,
+    /// `mmu_notifier_range.end`.
+    pub range_end: u32,
+    /// `kvm_mmu_page.gfn`.
+    pub page_gfn: u32,
+    /// `kvm_mmu_page.role` (bits 0..4: level; 5.13 and later).
+    pub page_role: u32,
+    /// `kvm_memslots.used_slots`; only where slots are an array (5.10).
+    pub memslots_used: u32,
+    /// `kvm_memslots.memslots`; only where slots are an array (5.10).
+    pub memslots_array: u32,
+    /// `preempt_notifier.ops`.
+    pub preempt_notifier_ops: u32,
 }
 
 /// Number of `u32`s in [`Offsets`].
@@ -148,5 +170,94 @@ impl Offsets {
         ghc_memslot: ABSENT,
         map_gfn: ABSENT,
         map_writable: ABSENT,
+        task_mm: ABSENT,
+        fops_unlocked_ioctl: ABSENT,
+        fault_write: ABSENT,
+        fault_pfn: ABSENT,
+        range_start: ABSENT,
+        range_end: ABSENT,
+        page_gfn: ABSENT,
+        page_role: ABSENT,
+        memslots_used: ABSENT,
+        memslots_array: ABSENT,
+        preempt_notifier_ops: ABSENT,
+    };
+}
+
+/// Everything else the probe must know, one `u64` per entry so that the struct has no padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct Config {
+    /// Process (tgid) whose VMs are followed; 0: all VMs.
+    pub target_tgid: u64,
+    /// Address of `kvm_vm_ioctl`, by which a VM's file is recognised.
+    pub vm_ioctl: u64,
+    /// Address of `kvm_vcpu_ioctl`, by which a vCPU's file is recognised.
+    pub vcpu_ioctl: u64,
+    /// Address of `kvm_preempt_ops`; 0: not published, then every preempt notifier is taken for KVM's (it is the only
+    /// user of them).
+    pub preempt_ops: u64,
+    /// Bits whose loss protects an SPTE: W, and D where PML is used.
+    pub protect_mask: u64,
+    /// `shadow_mmu_writable_mask`; 0: not published.
+    pub mmu_writable_mask: u64,
+    /// SPTE bits that hold the page frame.
+    pub pfn_mask: u64,
+    /// `SPTE_MMU_PRESENT_MASK`; 0: any non-zero SPTE is present.
+    pub present_mask: u64,
+    /// `RET_PF_FIXED`.
+    pub ret_pf_fixed: u64,
+    /// Page-ring shards in use.
+    pub shards: u64,
+    /// Entries of the read-back table minus one (a power of two minus one).
+    pub readback_mask: u64,
+    /// Pages whose SPTE one harvest reads back at most (tracepoint plan).
+    pub readbacks_max: u64,
+    /// Bits of [`abi`].
+    pub abi: u64,
+}
+
+/// Which form the functions of the running kernel have.
+pub mod abi {
+    /// `mark_page_dirty_in_slot(kvm, slot, gfn)`, since 5.11; `(slot, gfn)` before.
+    pub const MARK_HAS_KVM: u64 = 1 << 0;
+    /// `__kvm_write_guest_page(kvm, slot, ...)`, since 5.11; `(slot, ...)` before.
+    pub const WRITE_PAGE_HAS_KVM: u64 = 1 << 1;
+    /// `kvm_arch_commit_memory_region(kvm, old, new, change)`; before 5.17 `(kvm, mem, old, new, change)`.
+    pub const COMMIT_WITHOUT_MEM: u64 = 1 << 2;
+    /// `kvm_vcpu_unmap(vcpu, map, dirty)`; without it `map->writable` tells.
+    pub const UNMAP_HAS_DIRTY: u64 = 1 << 3;
+    /// `mmu_set_spte(vcpu, slot, sptep, pte_access, gfn, ...)`; before `(vcpu, sptep, pte_access, write, level, gfn,
+    /// ...)`.
+    pub const SET_SPTE_HAS_SLOT: u64 = 1 << 4;
+    /// The `fast_page_fault` tracepoint passes `(vcpu, fault, sptep, old, ret)`; before 5.16 `(vcpu, address,
+    /// error_code, sptep, old, ret)`.
+    pub const FAST_FAULT_HAS_FAULT: u64 = 1 << 5;
+    /// `kvm_dirty_ring_reset` reports the count through a pointer; before 6.17 it returns it.
+    pub const RING_RESET_COUNTS: u64 = 1 << 6;
+    /// `kvm_setup_guest_pvclock` takes the vCPU second (7.x), not first.
+    pub const PVCLOCK_VCPU_SECOND: u64 = 1 << 7;
+}
+
+impl Config {
+    /// Nothing known yet.
+    pub const NONE: Self = Self {
+        target_tgid: 0,
+        vm_ioctl: 0,
+        vcpu_ioctl: 0,
+        preempt_ops: 0,
+        protect_mask: 1 << 1,
+        mmu_writable_mask: 0,
+        pfn_mask: 0x000f_ffff_ffff_f000,
+        present_mask: 0,
+        ret_pf_fixed: u64::MAX,
+        shards: 1,
+        readback_mask: 0,
+        readbacks_max: 0,
+        abi: 0,
     };
 }

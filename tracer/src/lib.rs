@@ -25,4 +25,6 @@ pub mod export;
 
 pub mod demo;
 
+pub mod live;
+
 pub mod tui;

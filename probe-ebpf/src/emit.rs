@@ -1,0 +1,138 @@
+//! One record into the ring of its lane, or one drop counted.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use kvmdirty_common::hook::HOOKS_MAX;
+use kvmdirty_common::raw::{CLASS_SHIFT, SPAN_SATURATED};
+use kvmdirty_common::{Class, Hook, Kind, RawEvent};
+
+use crate::config::config;
+use crate::kernel::{current_tid, now};
+use crate::maps::{BOUNDARY_RING, LANES, MISSES, PAGE_RINGS, SYSCALL_RING};
+
+/// A record before it has a time and a number.
+pub struct Fact {
+    /// Kind.
+    pub kind: Kind,
+    /// Flags of the kind.
+    pub flags: u8,
+    /// `struct kvm *`.
+    pub vm: u64,
+    /// When the operation began; 0: it is an instant.
+    pub begin_ns: u64,
+    /// Arguments of the kind.
+    pub args: [u64; 4],
+}
+
+/// Emits a page record.
+#[inline(always)]
+pub fn page(hook: Hook, fact: &Fact) {
+    // `checked_rem`: a panic on zero, even one that cannot happen, is code the verifier refuses.
+    let shard = current_cpu().checked_rem(config!(shards) as u32).unwrap_or(0);
+    let Some(lane) = take_number(Class::Page) else { return };
+    let slot = PAGE_RINGS.get(shard).and_then(|ring| ring.reserve(0));
+    match slot {
+        Some(mut slot) => {
+            write(&mut slot, Class::Page, lane, fact);
+            slot.submit(BPF_RB_NO_WAKEUP.into());
+        }
+        None => count_drop(Class::Page, hook),
+    }
+}
+
+/// Emits a boundary record.
+#[inline(always)]
+pub fn boundary(hook: Hook, fact: &Fact) {
+    let Some(lane) = take_number(Class::Boundary) else { return };
+    match BOUNDARY_RING.reserve::<RawEvent>(0) {
+        Some(mut slot) => {
+            write(&mut slot, Class::Boundary, lane, fact);
+            slot.submit(BPF_RB_NO_WAKEUP.into());
+        }
+        None => count_drop(Class::Boundary, hook),
+    }
+}
+
+/// Emits a record of a syscall tracepoint.
+#[inline(always)]
+pub fn syscall(hook: Hook, fact: &Fact) {
+    let Some(lane) = take_number(Class::Syscall) else { return };
+    match SYSCALL_RING.reserve::<RawEvent>(0) {
+        Some(mut slot) => {
+            write(&mut slot, Class::Syscall, lane, fact);
+            slot.submit(BPF_RB_NO_WAKEUP.into());
+        }
+        None => count_drop(Class::Syscall, hook),
+    }
+}
+
+#[inline(always)]
+fn current_cpu() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// Counts a fact that left no trace in any sequence.
+#[inline(always)]
+pub fn count_missed(hook: Hook) {
+    count(HOOKS_MAX + hook as u32);
+}
+
+/// Takes the next number of the lane.
+///
+/// The number is taken before the record's time is read: user space reads the numbers, then the clock; when it has as
+/// many records as numbers were taken, nothing older than that reading can still arrive.
+#[inline(always)]
+fn take_number(class: Class) -> Option<u32> {
+    let lanes = LANES.get_ptr_mut(0)?;
+    // SAFETY: the pointer is into this CPU's value. An interrupting program may take the same number, as documented
+    // at `RawEvent`; 5.10 has no atomic that returns the old value.
+    let seq = unsafe { &mut (*lanes).seq[class as usize] };
+    let number = *seq;
+    *seq = number + 1;
+    Some(number as u32)
+}
+
+#[inline(always)]
+fn write(slot: &mut MaybeUninit<RawEvent>, class: Class, seq: u32, fact: &Fact) {
+    let ts_ns = now();
+    let span = if fact.begin_ns == 0 { 0 } else { ts_ns - fact.begin_ns };
+    let span_ns = if span >= u64::from(SPAN_SATURATED) { SPAN_SATURATED } else { span as u32 };
+    slot.write(RawEvent {
+        ts_ns,
+        vm: fact.vm,
+        tid: current_tid(),
+        seq,
+        span_ns,
+        cpu: current_cpu() as u16,
+        kind: fact.kind as u8,
+        flags: fact.flags | (class as u8) << CLASS_SHIFT,
+        args: fact.args,
+    });
+}
+
+#[inline(always)]
+fn count_drop(class: Class, hook: Hook) {
+    if let Some(lanes) = LANES.get_ptr_mut(0) {
+        // SAFETY: the pointer is into this CPU's value.
+        add_one(unsafe { &raw mut (*lanes).dropped[class as usize] });
+    }
+    count(hook as u32);
+}
+
+#[inline(always)]
+fn count(index: u32) {
+    if let Some(counter) = MISSES.get_ptr_mut(index) {
+        add_one(counter);
+    }
+}
+
+#[inline(always)]
+fn add_one(counter: *mut u64) {
+    // SAFETY: the pointer is into a map value and aligned. The result is unused, so this compiles to the add without
+    // fetch that 5.10 knows. (`core::sync::atomic` offers no read-modify-write on a target without compare-and-swap.)
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+}

@@ -1,0 +1,69 @@
+//! What a thread is in the middle of: begin of each open bracket and what was seen inside it.
+
+use kvmdirty_common::Hook;
+
+use crate::emit::count_missed;
+use crate::kernel::current_tid;
+use crate::maps::{BLANK, THREADS};
+
+/// Open brackets of one thread. A time of 0 means: not open.
+#[repr(C)]
+pub struct Thread {
+    /// VM the thread last worked for.
+    pub kvm: u64,
+    /// vCPU the thread last ran.
+    pub vcpu: u64,
+    /// The ioctl of the VM.
+    pub ioctl: Ioctl,
+    /// KVM_RUN.
+    pub run_ns: u64,
+    /// `kvm_mmu_spte_requested` of the fault in progress.
+    pub requested_ns: u64,
+    /// Its memslot.
+    pub requested_slot: u64,
+    /// A wait for `mmu_lock`.
+    pub wait_ns: u64,
+    /// The lock and its contention flags.
+    pub wait_flags: u64,
+}
+
+/// An ioctl in progress.
+#[repr(C)]
+pub struct Ioctl {
+    /// Its begin.
+    pub begin_ns: u64,
+    /// Its opref; 0: none.
+    pub op: u64,
+    /// User address of the bitmap (GET, CLEAR).
+    pub bitmap: u64,
+    /// First page or gfn.
+    pub first: u64,
+    /// Pages.
+    pub npages: u64,
+}
+
+impl Thread {
+    /// The current thread's entry, made if there is none; a full table is counted.
+    #[inline(always)]
+    pub fn current() -> Option<&'static mut Self> {
+        let tid = current_tid();
+        if let Some(thread) = THREADS.get_ptr_mut(&tid) {
+            // SAFETY: a map value; only its own thread writes it.
+            return Some(unsafe { &mut *thread });
+        }
+        let blank = BLANK.get(0)?;
+        if THREADS.insert(&tid, blank, 0).is_err() {
+            count_missed(Hook::ThreadTable);
+            return None;
+        }
+        // SAFETY: as above.
+        THREADS.get_ptr_mut(&tid).map(|thread| unsafe { &mut *thread })
+    }
+
+    /// The current thread's entry, if it has one.
+    #[inline(always)]
+    pub fn known() -> Option<&'static mut Self> {
+        // SAFETY: a map value; only its own thread writes it.
+        THREADS.get_ptr_mut(current_tid()).map(|thread| unsafe { &mut *thread })
+    }
+}

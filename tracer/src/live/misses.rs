@@ -1,0 +1,96 @@
+//! Records that are missing without a trace in any sequence, located by polling every counter there is.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{MapData, PerCpuArray};
+use kvmdirty_common::Hook;
+use kvmdirty_common::hook::HOOKS_MAX;
+
+use super::counters::{self, Links};
+use super::object::Object;
+use super::points::POINTS;
+use super::{LiveError, clock};
+use crate::event::{Gap, GapCause, Nanos};
+
+/// Which counter increased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Counter {
+    /// The probe's own, per hook.
+    Hook(Hook),
+    /// The kernel did not run this program: it was running already.
+    Recursion(&'static str),
+    /// The kernel did not run this kprobe.
+    Kprobe(&'static str),
+}
+
+/// Every miss counter with its last reading.
+pub struct Misses {
+    map: PerCpuArray<MapData, u64>,
+    links: Links,
+    last: BTreeMap<Counter, u64>,
+    polled: Nanos,
+}
+
+impl Misses {
+    /// Counts from now on.
+    #[must_use]
+    pub fn new(map: PerCpuArray<MapData, u64>, links: Links) -> Self {
+        Self { map, links, last: BTreeMap::new(), polled: Nanos(clock::now()) }
+    }
+
+    /// When the counters were read last: misses up to then are known.
+    #[must_use]
+    pub const fn polled(&self) -> Nanos {
+        self.polled
+    }
+
+    /// Reads all counters; every increase is a gap since the previous reading.
+    ///
+    /// # Errors
+    /// [`LiveError::Map`].
+    pub fn poll(&mut self, object: &Object) -> Result<Vec<Gap>, LiveError> {
+        let begin = Nanos(clock::now());
+        let mut readings = Vec::new();
+        for &hook in Hook::ALL {
+            let missed = self.hook_misses(hook)?;
+            readings.push((Counter::Hook(hook), missed));
+        }
+        let recursions = counters::recursion_misses(object);
+        readings.extend(recursions.into_iter().map(|(name, n)| (Counter::Recursion(name), n)));
+        let kprobes = self.links.missed();
+        readings.extend(kprobes.into_iter().map(|(name, n)| (Counter::Kprobe(name), n)));
+
+        let end = Nanos(clock::now());
+        let from = self.polled;
+        let mut gaps = Vec::new();
+        for (counter, value) in readings {
+            let last = self.last.insert(counter, value).unwrap_or(0);
+            if last < value {
+                gaps.push(gap(counter, value - last, from, end));
+            }
+        }
+        self.polled = begin;
+        Ok(gaps)
+    }
+
+    fn hook_misses(&self, hook: Hook) -> Result<u64, LiveError> {
+        let index = HOOKS_MAX + hook as u32;
+        let values =
+            self.map.get(&index, 0).map_err(|source| LiveError::Map { map: "MISSES", source })?;
+        Ok(values.iter().sum())
+    }
+}
+
+fn gap(counter: Counter, dropped: u64, from: Nanos, to: Nanos) -> Gap {
+    let hook_of = |program: &str| {
+        POINTS.iter().find(|point| point.program == program).map(|point| point.hook)
+    };
+    let (hook, cause) = match counter {
+        Counter::Hook(Hook::ThreadTable) => (Some(Hook::ThreadTable), GapCause::ThreadTable),
+        Counter::Hook(hook) => (Some(hook), GapCause::ProbeMissed),
+        Counter::Recursion(program) | Counter::Kprobe(program) => {
+            (hook_of(program), GapCause::ProbeMissed)
+        }
+    };
+    Gap { lane: None, hook, cause, from, to, dropped }
+}

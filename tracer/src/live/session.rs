@@ -1,0 +1,218 @@
+//! A running trace: attach, drain, finish.
+
+use std::time::Duration;
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use kvmdirty_common::RawEvent;
+use kvmdirty_common::raw::RECORD_BYTES;
+use zerocopy::FromBytes as _;
+
+use super::attach::Attached;
+use super::counters::{self, Cost, Links};
+use super::kernel::Kernel;
+use super::lanes::Lanes;
+use super::memory::Memory;
+use super::misses::Misses;
+use super::object::Object;
+use super::plan::PlanKind;
+use super::target::Target;
+use super::{LiveError, clock, inventory};
+use crate::event::{Batch, Limits, Nanos, Setup};
+
+/// Records taken from one ring at a time, so that one busy CPU does not hold up the others.
+const RECORDS_PER_RING_MAX: usize = 1 << 16;
+
+/// Miss counters are system calls each; they are read at most this often, and the watermark waits for them.
+const POLL_NS: u64 = 20_000_000;
+
+/// A number that was taken and never delivered (a program stopped in between) holds the watermark this long at most.
+const HOLD_NS: u64 = 1_000_000_000;
+
+/// How to trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Use this plan or none; else the best one.
+    pub plan: Option<PlanKind>,
+    /// Accept a process that has nothing of KVM open yet.
+    pub wait: bool,
+    /// Let the kernel measure what each program costs (about 60 ns a run, for every BPF program of the host).
+    pub measure: bool,
+    /// The last harvest of every slot is declared to be the final one.
+    pub is_final: bool,
+}
+
+/// A running trace. Dropping it detaches everything; nothing is pinned, so a killed process leaves nothing either.
+pub struct Session {
+    object: Object,
+    rings: Vec<RingBuf<MapData>>,
+    lanes: Lanes,
+    misses: Misses,
+    setup: Setup,
+    watermark: Nanos,
+    incomplete_since: Option<Nanos>,
+    /// Keeps the kernel measuring.
+    _stats: Option<std::os::fd::OwnedFd>,
+}
+
+impl Session {
+    /// Attaches to the VMs of `target`, present and future. When this returns every hook is attached.
+    ///
+    /// # Errors
+    /// See [`LiveError`]; nothing is left attached.
+    pub fn attach(target: Target, options: &Options) -> Result<Self, LiveError> {
+        let vmms = target.vmms()?;
+        if let (Target::Pid(pid), Some(vmm)) = (target, vmms.first())
+            && !vmm.is_vmm()
+            && !options.wait
+        {
+            return Err(LiveError::NotAVmm { pid });
+        }
+        let kernel = Kernel::running()?;
+        let mut refusal = None;
+        for kind in [PlanKind::Kprobe, PlanKind::Tracepoint] {
+            if options.plan.is_some_and(|only| only != kind) {
+                continue;
+            }
+            match Attached::new(kind, target, &kernel) {
+                Ok(attached) => return Self::start(attached, target, &kernel, options),
+                Err(error @ LiveError::NoPlan { .. }) => refusal = refusal.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal.unwrap_or(LiveError::NoPlan { reason: "no plan was allowed".to_owned() }))
+    }
+
+    fn start(
+        mut attached: Attached,
+        target: Target,
+        kernel: &Kernel,
+        options: &Options,
+    ) -> Result<Self, LiveError> {
+        // Measuring is a convenience: without it the costs read zero.
+        let stats = if options.measure {
+            aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()
+        } else {
+            None
+        };
+        for vmm in target.vmms()? {
+            for fd in vmm.borrow_vms()? {
+                let mut memory = Memory::new(&mut attached.object, &mut attached.window);
+                if let Some(vm) = inventory::read_vm(&mut memory, &kernel.offsets, &fd)? {
+                    inventory::announce(&mut memory, &vm, vmm.pid)?;
+                }
+            }
+        }
+        let links = Links::of(&attached.object);
+        let Attached { mut object, rings, plan, masks, window: _ } = attached;
+        let lanes: PerCpuArray<MapData, [u64; 6]> = object.take("LANES")?;
+        let misses: PerCpuArray<MapData, u64> = object.take("MISSES")?;
+        Ok(Self {
+            rings,
+            lanes: Lanes::new(lanes),
+            misses: Misses::new(misses, links),
+            setup: Setup {
+                kernel: kernel.release.clone(),
+                epsilon_ns: clock::uncertainty(),
+                masks,
+                plan,
+                is_final: options.is_final,
+                limits: Limits::STANDARD,
+            },
+            object,
+            watermark: Nanos(0),
+            incomplete_since: None,
+            _stats: stats,
+        })
+    }
+
+    /// What the pipeline must be told before the first batch.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Everything delivered since the last call; never waits.
+    ///
+    /// # Errors
+    /// A map of the probe cannot be read any more.
+    pub fn drain(&mut self) -> Result<Batch, LiveError> {
+        let now = Nanos(clock::now());
+        self.lanes.read()?;
+        let records = self.take_records();
+        let mut gaps = Vec::new();
+        if POLL_NS <= now.since(self.misses.polled()) {
+            gaps = self.misses.poll(&self.object)?;
+        }
+        self.advance(now);
+        Ok(Batch { records, gaps, watermark: self.watermark })
+    }
+
+    /// Detaches and delivers the rest, with the drops that no later record shows.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub fn finish(mut self) -> Result<Batch, LiveError> {
+        self.object.detach_all();
+        // Programs that are running when their link goes away finish within a scheduling quantum.
+        let mut records = Vec::new();
+        for _ in 0..50 {
+            self.lanes.read()?;
+            records.append(&mut self.take_records());
+            if self.lanes.is_complete() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let now = Nanos(clock::now());
+        let mut gaps = self.misses.poll(&self.object)?;
+        gaps.append(&mut self.lanes.trailing_gaps(now));
+        Ok(Batch { records, gaps, watermark: now })
+    }
+
+    /// Records dropped in the kernel so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.lanes.dropped()
+    }
+
+    /// What each program cost so far; zeros unless [`Options::measure`].
+    #[must_use]
+    pub fn overhead(&self) -> Vec<Cost> {
+        counters::costs(&self.object)
+    }
+
+    fn take_records(&mut self) -> Vec<RawEvent> {
+        let mut records = Vec::new();
+        for ring in &mut self.rings {
+            for _ in 0..RECORDS_PER_RING_MAX {
+                let Some(item) = ring.next() else { break };
+                let bytes = item.get(..RECORD_BYTES).expect("the probe writes whole records");
+                let record = RawEvent::read_from_bytes(bytes).expect("the length is a record's");
+                self.lanes.deliver(&record);
+                records.push(record);
+            }
+        }
+        records
+    }
+
+    /// Moves the watermark to `now`, or to the last reading of the miss counters, unless a lane still owes records.
+    fn advance(&mut self, now: Nanos) {
+        let is_held = !self.lanes.is_complete() && {
+            let since = *self.incomplete_since.get_or_insert(now);
+            now.since(since) < HOLD_NS
+        };
+        if !is_held {
+            self.incomplete_since = None;
+            self.watermark = self.watermark.max(now.min(self.misses.polled()));
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("setup", &self.setup)
+            .field("watermark", &self.watermark)
+            .finish_non_exhaustive()
+    }
+}

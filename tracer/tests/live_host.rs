@@ -1,0 +1,207 @@
+//! The tracepoint plan on this machine: a real guest, real harvests, every record delivered.
+//!
+//! Where the machine has no KVM or forbids BPF, each test says so on standard error and passes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use kvmdirty_trace::demo::config::GuestConfig;
+use kvmdirty_trace::demo::protocol::GuestReport;
+use kvmdirty_trace::demo::vmm;
+use kvmdirty_trace::event::{Class, Gap, IoctlOp, Kind, RawEvent, Setup};
+use kvmdirty_trace::live::plan::PlanKind;
+use kvmdirty_trace::live::{LiveError, Options, Session, Target};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: GuestConfig,
+}
+
+struct Trace {
+    setup: Setup,
+    records: Vec<RawEvent>,
+    gaps: Vec<Gap>,
+    late: usize,
+    report: GuestReport,
+}
+
+impl Trace {
+    fn count(&self, kind: Kind) -> usize {
+        self.records.iter().filter(|record| record.kind == kind as u8).count()
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = &RawEvent> {
+        self.records.iter().filter(move |record| record.kind == kind as u8)
+    }
+
+    fn counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for record in &self.records {
+            let kind = Kind::from_u8(record.kind).unwrap();
+            *counts.entry(kind.name()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Numbers that no record carries, over all lanes.
+    fn holes(&self) -> u64 {
+        let mut lanes: BTreeMap<(u8, u16), (u32, u32, u64)> = BTreeMap::new();
+        for record in &self.records {
+            let lane = lanes.entry((record.flags >> 6, record.cpu)).or_insert((record.seq, 0, 0));
+            lane.0 = lane.0.min(record.seq);
+            lane.1 = lane.1.max(record.seq);
+            lane.2 += 1;
+        }
+        lanes.values().map(|(first, last, n)| u64::from(last - first + 1).saturating_sub(*n)).sum()
+    }
+}
+
+fn skipped(what: &str, why: &str) {
+    io::stderr().write_all(format!("SKIPPED {what}: {why}\n").as_bytes()).unwrap();
+}
+
+/// Traces a guest that runs in this process; none where the machine cannot.
+fn trace(flags: &[&str]) -> Option<Trace> {
+    // The guests of this file's tests share one process, which is the target: one at a time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let options =
+        Options { plan: Some(PlanKind::Tracepoint), wait: true, measure: true, is_final: true };
+    let mut session = match Session::attach(Target::Pid(std::process::id()), &options) {
+        Ok(session) => session,
+        Err(
+            error @ (LiveError::NoKvm
+            | LiveError::NoBtf
+            | LiveError::NotPermitted { .. }
+            | LiveError::AddressesHidden
+            | LiveError::NoPlan { .. }),
+        ) => {
+            skipped("live trace", &error.to_string());
+            return None;
+        }
+        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+    };
+    let setup = session.setup().clone();
+    let has_ended = AtomicBool::new(false);
+    let (mut records, mut gaps, mut late, mut watermark) = (Vec::new(), Vec::new(), 0, 0);
+    let mut take = |batch: kvmdirty_trace::event::Batch| {
+        late += batch.records.iter().filter(|record| record.ts_ns <= watermark).count();
+        watermark = batch.watermark.0;
+        records.extend(batch.records);
+        gaps.extend(batch.gaps);
+    };
+    let begin = Instant::now();
+    let report = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let report = run_guest(flags);
+            has_ended.store(true, Ordering::Release);
+            report
+        });
+        while !has_ended.load(Ordering::Acquire) {
+            take(session.drain().unwrap());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        guest.join().unwrap()
+    });
+    let costs = session.overhead();
+    take(session.finish().unwrap());
+    let report = report?;
+    let trace = Trace { setup, records, gaps, late, report };
+    let per_s = trace.records.len() as f64 / begin.elapsed().as_secs_f64();
+    eprintln!("{flags:?}: {} records, {per_s:.0}/s: {:?}", trace.records.len(), trace.counts());
+    for cost in costs.iter().filter(|cost| cost.runs != 0) {
+        eprintln!("  {} {} x {} ns", cost.program, cost.runs, cost.run_ns / cost.runs);
+    }
+    eprintln!("  gaps {:?}", trace.gaps);
+    Some(trace)
+}
+
+fn run_guest(flags: &[&str]) -> Option<GuestReport> {
+    let defaults = ["guest", "--seconds=1", "--pages=4096", "--vcpus=1", "--interval=20"];
+    let config = Flags::parse_from([&defaults, flags].concat()).config;
+    let (reader, mut commands) = io::pipe().unwrap();
+    commands.write_all(b"go\n").unwrap();
+    match vmm::run(&config, io::BufReader::new(reader), io::sink()) {
+        Ok(report) => Some(report),
+        Err(error) => {
+            skipped("demo guest", &error.to_string());
+            None
+        }
+    }
+}
+
+fn is_whole(trace: &Trace) {
+    assert_eq!(trace.holes(), 0);
+    assert_eq!(trace.gaps, []);
+    assert_eq!(trace.late, 0, "records older than a watermark before them");
+    assert_eq!(trace.report.lost_pages(), 0);
+    assert_eq!(trace.setup.plan.name, "tracepoint");
+    assert_eq!(trace.count(Kind::IoctlBegin), trace.count(Kind::IoctlEnd));
+}
+
+#[test]
+fn get_mode_shows_stores_harvests_and_protection() {
+    let Some(trace) = trace(&["--mode=get"]) else { return };
+    is_whole(&trace);
+    assert!(trace.of(Kind::VmSeen).any(|record| record.flags & 1 != 0));
+    assert!(1000 < trace.count(Kind::SpteSet));
+    assert!(100 < trace.count(Kind::UserWord));
+    let protected: u64 = trace.of(Kind::UserWord).map(|r| u64::from(r.args[2].count_ones())).sum();
+    let taken: u64 = trace.of(Kind::UserWord).map(|r| u64::from(r.args[1].count_ones())).sum();
+    assert!(taken / 2 < protected, "{protected} of {taken} harvested pages read back protected");
+    assert!(trace.records.iter().all(|record| record.flags >> 6 <= Class::Syscall as u8));
+}
+
+#[test]
+fn manual_mode_shows_gets_and_clears() {
+    for mode in ["--mode=manual", "--mode=manual-initset"] {
+        let Some(trace) = trace(&[mode]) else { return };
+        is_whole(&trace);
+        for op in [IoctlOp::GetDirtyLog, IoctlOp::ClearDirtyLog, IoctlOp::EnableCap] {
+            let begins = trace.of(Kind::IoctlBegin).filter(|r| r.args[0] as u8 == op as u8);
+            assert!(0 < begins.count(), "{mode}: {op:?}");
+        }
+        assert!(100 < trace.count(Kind::UserWord), "{mode}");
+    }
+}
+
+#[test]
+fn ring_mode_shows_every_push_and_reset() {
+    let Some(trace) = trace(&["--mode=ring", "--ring-entries=8192"]) else { return };
+    is_whole(&trace);
+    let resets: Vec<_> = trace.of(Kind::RingReset).collect();
+    assert!(!resets.is_empty());
+    // Entries are numbered by the kernel; the pushes of a ring are all there, in order.
+    let mut indexes: Vec<_> =
+        trace.of(Kind::RingPush).map(|r| (r.vm, r.args[3], r.args[2])).collect();
+    assert!(1000 < indexes.len());
+    indexes.sort_unstable();
+    for pair in indexes.windows(2).filter(|pair| pair[0].1 == pair[1].1) {
+        assert_eq!(pair[0].2 + 1, pair[1].2, "{pair:?}");
+    }
+    let popped: u64 = resets.iter().map(|r| (r.args[1] >> 32) - (r.args[1] & 0xffff_ffff)).sum();
+    assert!(popped <= indexes.len() as u64);
+    assert!(indexes.len() as u64 / 2 < popped, "{popped} popped of {} pushed", indexes.len());
+}
+
+#[test]
+fn every_vm_of_a_process_is_followed_from_its_creation() {
+    let Some(trace) = trace(&["--workload=second-vm", "--late-vm"]) else { return };
+    is_whole(&trace);
+    let created: Vec<_> = trace.of(Kind::VmSeen).filter(|record| record.flags & 1 != 0).collect();
+    assert!(2 <= created.len());
+}
+
+#[test]
+fn a_process_without_kvm_is_refused() {
+    let refused = Session::attach(Target::Pid(std::process::id()), &Options::default());
+    // Another test of this process may have a VM open at this moment.
+    if let Err(error) = refused {
+        assert!(!error.to_string().is_empty());
+    }
+}
