@@ -25,6 +25,8 @@ mod vm;
 
 mod inventory;
 
+mod kprobe;
+
 mod contention;
 mod request;
 mod ring;

@@ -4,6 +4,7 @@ use kvmdirty_common::Hook;
 
 use crate::emit::count_missed;
 use crate::kernel::current_tid;
+use crate::kprobe::brackets::Brackets;
 use crate::maps::{BLANK, THREADS};
 
 /// Open brackets of one thread. A time of 0 means: not open.
@@ -25,6 +26,8 @@ pub struct Thread {
     pub wait_ns: u64,
     /// The lock and its contention flags.
     pub wait_flags: u64,
+    /// What the kprobe plan has open.
+    pub brackets: Brackets,
 }
 
 /// An ioctl in progress.
@@ -58,6 +61,15 @@ impl Thread {
         }
         // SAFETY: as above.
         THREADS.get_ptr_mut(&tid).map(|thread| unsafe { &mut *thread })
+    }
+
+    /// The VM of an open bracket; 0: none is open, the thread may be working for any VM.
+    #[inline(always)]
+    pub fn bracket_vm(&self) -> u64 {
+        if self.brackets.invalidate.begin_ns != 0 {
+            return self.brackets.invalidate.kvm;
+        }
+        if self.run_ns != 0 || self.ioctl.op != 0 { self.kvm } else { 0 }
     }
 
     /// The current thread's entry, if it has one.

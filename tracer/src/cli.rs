@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::demo::GuestConfig;
+use crate::demo::config::GuestConfig;
 
 /// Shows, page by page and with evidence, where KVM's dirty logging lost a page or could lose one.
 #[derive(Debug, Parser)]
@@ -33,23 +33,18 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Record a VMM's events to a file, without a dashboard.
-    #[command(after_help = "Example:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s")]
+    #[command(
+        after_help = "Example:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s"
+    )]
     Record(RecordArgs),
-    /// Open a recording in the dashboard, with time travel.
-    #[command(after_help = "Example:\n  kvmdirty-trace replay vm.kdt")]
-    Replay(ReplayArgs),
     /// Judge a recording: report and exit status. Needs no root and no KVM.
     #[command(after_help = "Example:\n  kvmdirty-trace check vm.kdt --final --json > verdict.json")]
     Check(CheckArgs),
     /// Convert a recording for other tools.
-    #[command(after_help = "Example:\n  kvmdirty-trace export vm.kdt --format perfetto --output vm.pftrace")]
+    #[command(
+        after_help = "Example:\n  kvmdirty-trace export vm.kdt --format perfetto --output vm.pftrace"
+    )]
     Export(ExportArgs),
-    /// Turn a trace-cmd recording into one of ours.
-    #[command(after_help = "Example:\n  kvmdirty-trace import trace.dat --output vm.kdt")]
-    Import(ImportArgs),
-    /// Compare two recordings: what changed in verdicts, windows and harvests.
-    #[command(after_help = "Example:\n  kvmdirty-trace diff before.kdt after.kdt")]
-    Diff(DiffArgs),
     /// Print what could be attached on this kernel, and which rules are off because of it.
     #[command(after_help = "Example:\n  sudo kvmdirty-trace doctor")]
     Doctor(JsonArgs),
@@ -60,16 +55,20 @@ pub enum Command {
     #[command(after_help = "Example:\n  kvmdirty-trace explain K05")]
     Explain(ExplainArgs),
     /// Start a small KVM guest under a migration-like harvest loop and trace it live.
-    #[command(after_help = "Example:\n  sudo kvmdirty-trace demo --mode ring --seconds 10 --headless")]
+    #[command(
+        after_help = "Example:\n  sudo kvmdirty-trace demo --mode ring --seconds 10 --headless"
+    )]
     Demo(DemoArgs),
     /// The demo's guest, run in a process of its own.
     #[command(hide = true)]
     DemoGuest(GuestConfig),
     /// Print the JSON Schema of a document this tool writes.
-    #[command(after_help = "Example:\n  kvmdirty-trace schema report")]
+    #[command(after_help = "Example:\n  kvmdirty-trace schema jsonl")]
     Schema(SchemaArgs),
     /// Print a shell completion script.
-    #[command(after_help = "Example:\n  kvmdirty-trace completions bash > ~/.bash_completion.d/kvmdirty-trace")]
+    #[command(
+        after_help = "Example:\n  kvmdirty-trace completions bash > ~/.bash_completion.d/kvmdirty-trace"
+    )]
     Completions(CompletionsArgs),
     /// Print the man page.
     #[command(after_help = "Example:\n  kvmdirty-trace man | man -l -")]
@@ -93,6 +92,9 @@ pub struct TraceArgs {
     /// The last harvest of every slot is the final one: what is left over after it counts as a hazard.
     #[arg(long = "final")]
     pub is_final: bool,
+    /// Accept a process that has nothing of KVM open yet, and pick its VMs up when they appear.
+    #[arg(long)]
+    pub wait: bool,
     /// Create this file once every hook is attached, so that scripts can wait for a fact.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -213,10 +215,6 @@ pub enum ReportFormat {
     Text,
     /// One document, see `schema report`.
     Json,
-    /// For an issue or a mail.
-    Markdown,
-    /// One self-contained page with plots.
-    Html,
 }
 
 /// `export`.
@@ -236,19 +234,19 @@ pub struct ExportArgs {
     /// Only up to this time.
     #[arg(long)]
     pub to: Option<String>,
-    /// Only this VM (address of its `struct kvm`).
-    #[arg(long)]
-    pub vm: Option<String>,
+    /// Only this VM: the address of its `struct kvm`, or the pid of its process.
+    #[arg(long, value_delimiter = ',')]
+    pub vm: Vec<String>,
     /// Only this slot, `as_id:id` or `id`.
-    #[arg(long)]
-    pub slot: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub slot: Vec<String>,
     /// Only this gfn or range of gfns, `0x400` or `0x400..0x480`.
-    #[arg(long)]
-    pub gfn: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub gfn: Vec<String>,
     /// Only findings of this rule.
-    #[arg(long)]
-    pub rule: Option<String>,
-    /// Only events of these kinds, by name.
+    #[arg(long, value_delimiter = ',')]
+    pub rule: Vec<String>,
+    /// Only events of these kinds, or rows of these tables, by name.
     #[arg(long, value_delimiter = ',')]
     pub kind: Vec<String>,
     /// The last harvest of every slot is the final one.
@@ -324,8 +322,6 @@ pub struct SchemaArgs {
 /// Documents with a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SchemaDocument {
-    /// `check --json` and `demo --json`.
-    Report,
     /// `export --format jsonl`.
     Jsonl,
 }

@@ -28,3 +28,7 @@ pub mod demo;
 pub mod live;
 
 pub mod tui;
+
+pub mod cli;
+
+pub mod command;

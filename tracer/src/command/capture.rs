@@ -29,7 +29,7 @@ const BATCHES_MAX: usize = 64;
 const BEAT: Duration = Duration::from_millis(100);
 
 /// Where batches come from: the live session.
-pub trait Drain: Send + 'static {
+pub trait Drain: Send + Sized + 'static {
     /// What was delivered and dropped since the last call; never waits.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ pub trait Drain: Send + 'static {
     ///
     /// # Errors
     /// As [`Drain::drain`].
-    fn finish(&mut self) -> Result<Batch>;
+    fn finish(self) -> Result<Batch>;
 
     /// What tracing has cost lately.
     fn overhead(&mut self) -> Option<Overhead>;
@@ -143,10 +143,8 @@ fn read(
 ) -> Result<()> {
     let mut pause = Duration::from_millis(1);
     let mut measured = Instant::now();
-    loop {
-        let stopping = flags.stop.load(Ordering::Acquire);
-        let batch = if stopping { source.finish() } else { source.drain() };
-        let batch = batch.context("read the probe's records")?;
+    while !flags.stop.load(Ordering::Acquire) {
+        let batch = source.drain().context("read the probe's records")?;
         if let Some(tee) = &mut tee {
             tee.write(&batch)?;
             if flags.keep.swap(false, Ordering::AcqRel) {
@@ -159,7 +157,7 @@ fn read(
             256..8192 => Duration::from_millis(2),
             _ => Duration::ZERO,
         };
-        if parcels.send(Parcel::Batch(batch)).is_err() || stopping {
+        if parcels.send(Parcel::Batch(batch)).is_err() {
             break;
         }
         if Duration::from_secs(1) <= measured.elapsed() {
@@ -172,9 +170,13 @@ fn read(
         }
         std::thread::sleep(pause);
     }
+    let batch = source.finish().context("read the probe's last records")?;
     if let Some(tee) = &mut tee {
+        tee.write(&batch)?;
         tee.finish()?;
     }
+    // An analysis that has ended wants no more; its thread is joined next and says why.
+    let _ = parcels.send(Parcel::Batch(batch));
     Ok(())
 }
 

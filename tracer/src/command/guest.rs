@@ -52,7 +52,9 @@ impl GuestProcess {
         match guest.lines.recv_timeout(READY_MAX) {
             Ok(Line::Ready(ready)) => Ok((guest, ready)),
             Ok(line) => bail!("the demo guest spoke out of turn: {line:?}"),
-            Err(RecvTimeoutError::Timeout) => bail!("the demo guest is not ready after {READY_MAX:?}"),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("the demo guest is not ready after {READY_MAX:?}")
+            }
             Err(RecvTimeoutError::Disconnected) => Err(guest.failure()),
         }
     }
@@ -112,7 +114,11 @@ impl GuestProcess {
             }
         }
         let text = text.trim_start_matches("error: ");
-        if text.is_empty() { anyhow!("the demo guest ended without a word") } else { anyhow!("{text}") }
+        if text.is_empty() {
+            anyhow!("the demo guest ended without a word")
+        } else {
+            anyhow!("{text}")
+        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! Remote TLB flushes, from request to all acknowledged.
+
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use kvmdirty_common::{Hook, Kind};
+
+use crate::emit::{self, Fact};
+use crate::kernel::{flush_requests, now};
+use crate::thread::Thread;
+use crate::vm::is_followed;
+
+/// `kvm_flush_remote_tlbs(kvm)`, `hv_flush_remote_tlbs(kvm)`.
+#[kprobe]
+pub fn flush(ctx: ProbeContext) -> u32 {
+    begin(ctx.arg(0).unwrap_or(0), 0, 0);
+    0
+}
+
+/// `hv_flush_remote_tlbs_range(kvm, start_gfn, nr_pages)`.
+#[kprobe]
+pub fn flush_range(ctx: ProbeContext) -> u32 {
+    begin(ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0), ctx.arg(2).unwrap_or(0));
+    0
+}
+
+#[inline(always)]
+fn begin(kvm: u64, first: u64, npages: u64) {
+    if !is_followed(kvm) {
+        return;
+    }
+    let Some(thread) = Thread::current() else { return };
+    let flush = &mut thread.brackets.flush;
+    flush.kvm = kvm;
+    flush.before = flush_requests(kvm);
+    flush.first = first;
+    flush.npages = npages;
+    flush.begin_ns = now();
+}
+
+/// The flush function returned: every vCPU in guest mode has acknowledged.
+#[kretprobe]
+pub fn flush_return(_: RetProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let flush = &mut thread.brackets.flush;
+    let begin_ns = flush.begin_ns;
+    if begin_ns == 0 {
+        return 0;
+    }
+    flush.begin_ns = 0;
+    emit::boundary(
+        Hook::Flush,
+        &Fact {
+            kind: Kind::Flush,
+            flags: 0,
+            vm: flush.kvm,
+            begin_ns,
+            args: [flush.before, flush_requests(flush.kvm), flush.first, flush.npages],
+        },
+    );
+    0
+}

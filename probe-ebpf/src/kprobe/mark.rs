@@ -1,0 +1,132 @@
+//! Dirty marks: one record at the mark's exit, with what its entry and exit showed.
+//!
+//! At the entry, before anything is marked: `*sptep` of the fast fault in progress, and the guest bytes of the host
+//! write in progress. At the exit: the bitmap word, or the ring's index.
+
+use aya_ebpf::macros::{kprobe, kretprobe, raw_tracepoint};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
+use kvmdirty_common::kind::{flag, slotref};
+use kvmdirty_common::target::abi;
+use kvmdirty_common::{Hook, Kind};
+
+use super::host_write;
+use crate::config::{config, offset};
+use crate::emit::{self, Fact};
+use crate::kernel::{field, field_or_0, now, read, running_vcpu};
+use crate::slots::by_gfn;
+use crate::thread::Thread;
+use crate::vm::{Slot, is_followed};
+
+/// `mark_page_dirty_in_slot([kvm,] slot, gfn)`.
+#[kprobe]
+pub fn mark(ctx: ProbeContext) -> u32 {
+    if config!(abi) & abi::MARK_HAS_KVM != 0 {
+        begin(ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0), ctx.arg(2).unwrap_or(0));
+    } else {
+        // 5.10: the VM is that of the thread's bracket or of the vCPU loaded on it.
+        let kvm = thread_vm();
+        begin(kvm, ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
+    }
+    0
+}
+
+/// `kvm_vcpu_mark_page_dirty(vcpu, gfn)`, where its mark is inlined (5.10).
+#[kprobe]
+pub fn mark_by_vcpu(ctx: ProbeContext) -> u32 {
+    let kvm = field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm));
+    let gfn = ctx.arg(1).unwrap_or(0);
+    begin(kvm, by_gfn(kvm, 0, gfn), gfn);
+    0
+}
+
+/// `mark_page_dirty(kvm, gfn)`, where its mark is inlined (5.10).
+#[kprobe]
+pub fn mark_by_vm(ctx: ProbeContext) -> u32 {
+    let kvm = ctx.arg(0).unwrap_or(0);
+    let gfn = ctx.arg(1).unwrap_or(0);
+    begin(kvm, by_gfn(kvm, 0, gfn), gfn);
+    0
+}
+
+fn thread_vm() -> u64 {
+    match Thread::known() {
+        Some(thread) if thread.kvm != 0 => thread.kvm,
+        _ => field_or_0(running_vcpu(), offset!(vcpu_kvm)),
+    }
+}
+
+#[inline(always)]
+fn begin(kvm: u64, slot: u64, gfn: u64) {
+    if !is_followed(kvm) {
+        return;
+    }
+    let Some(thread) = Thread::current() else { return };
+    let brackets = &mut thread.brackets;
+    let mut flags = 0;
+    let mut spte = 0;
+    if brackets.fast.sptep != 0 {
+        flags |= flag::MARK_IN_FAST;
+        if let Some(value) = read::<u64>(brackets.fast.sptep) {
+            spte = value;
+            flags |= flag::MARK_SPTE;
+        }
+    }
+    if running_vcpu() == 0 {
+        flags |= flag::MARK_NO_VCPU;
+    }
+    host_write::at_mark(&mut brackets.host, gfn);
+    let mark = &mut brackets.mark;
+    mark.kvm = kvm;
+    mark.slot = slot;
+    mark.gfn = gfn;
+    mark.spte = spte;
+    mark.ring_index = 0;
+    mark.flags = flags.into();
+    mark.begin_ns = now();
+}
+
+/// The marking function returned.
+#[kretprobe]
+pub fn mark_return(_: RetProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let mark = &mut thread.brackets.mark;
+    let begin_ns = mark.begin_ns;
+    if begin_ns == 0 {
+        return 0;
+    }
+    mark.begin_ns = 0;
+    let slot = Slot::read(mark.slot);
+    let mut flags = mark.flags as u8;
+    let mut word = mark.ring_index;
+    if flags & flag::MARK_RING == 0
+        && slot.slotref & slotref::LOGGING != 0
+        && let Some(value) = slot.word(mark.gfn)
+    {
+        word = value;
+        flags |= flag::MARK_WORD;
+    }
+    emit::page(
+        Hook::Mark,
+        &Fact {
+            kind: Kind::Mark,
+            flags,
+            vm: mark.kvm,
+            begin_ns,
+            args: [mark.gfn, slot.slotref, word, mark.spte],
+        },
+    );
+    0
+}
+
+/// `kvm_dirty_ring_push(ring, slot, offset)`, after `dirty_index` was incremented: folded into the mark around it.
+#[raw_tracepoint(tracepoint = "kvm_dirty_ring_push")]
+pub fn push_in_mark(ctx: RawTracePointContext) -> i32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let mark = &mut thread.brackets.mark;
+    if mark.begin_ns != 0 {
+        let index = field::<u32>(ctx.arg(0), offset!(ring_dirty_index)).unwrap_or(0);
+        mark.ring_index = index.into();
+        mark.flags |= u64::from(flag::MARK_RING);
+    }
+    0
+}

@@ -1,0 +1,194 @@
+//! SPTE changes of both MMUs, with old and new value.
+
+use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+use kvmdirty_common::kind::{flag, gfnref};
+use kvmdirty_common::{Hook, Kind};
+
+use super::word;
+use crate::config::offset;
+use crate::emit::{self, Fact};
+use crate::kernel::{field_or_0, now, read, running_vcpu};
+use crate::thread::Thread;
+use crate::vm::is_followed;
+
+/// `kvm_tdp_mmu_spte_changed(as_id, gfn, level, old_spte, new_spte)` names no VM: it is the one of the thread's
+/// bracket.
+#[raw_tracepoint(tracepoint = "kvm_tdp_mmu_spte_changed")]
+pub fn tdp_spte_changed(ctx: RawTracePointContext) -> i32 {
+    changed(0, ctx.arg::<u32>(0), ctx.arg(1), ctx.arg::<u32>(2), ctx.arg(3), ctx.arg(4));
+    0
+}
+
+/// `__handle_changed_spte(kvm, as_id, gfn, old_spte, new_spte, level, ...)`, where that tracepoint is missing (5.10).
+#[kprobe]
+pub fn tdp_changed(ctx: ProbeContext) -> u32 {
+    changed(
+        ctx.arg(0).unwrap_or(0),
+        ctx.arg(1).unwrap_or(0),
+        ctx.arg(2).unwrap_or(0),
+        ctx.arg(5).unwrap_or(0),
+        ctx.arg(3).unwrap_or(0),
+        ctx.arg(4).unwrap_or(0),
+    );
+    0
+}
+
+#[inline(always)]
+fn changed(kvm: u64, as_id: u32, gfn: u64, level: u32, old: u64, new: u64) {
+    let Some(thread) = Thread::known() else {
+        orphan(kvm, as_id, gfn, level, old, new);
+        return;
+    };
+    let kvm = if kvm == 0 { thread.bracket_vm() } else { kvm };
+    if kvm == 0 {
+        orphan(kvm, as_id, gfn, level, old, new);
+        return;
+    }
+    let brackets = &mut thread.brackets;
+    if level == 1 {
+        if word::fold(&mut brackets.word, gfn, old, new) {
+            return;
+        }
+        if brackets.protect.begin_ns != 0 {
+            // A helper walks the slot in order of gfns: the word in hand is done, the next one begins.
+            word::emit_word(kvm, &mut brackets.word);
+            let word = &mut brackets.word;
+            word.first = gfn & !63;
+            word.mask = 0;
+            word.protected = 0;
+            word.slotref = brackets.protect.slotref;
+            word.begin_ns = now();
+            if word::fold(word, gfn, old, new) {
+                return;
+            }
+            word.begin_ns = 0;
+        }
+    }
+    let mut begin_ns = brackets.fault.begin_ns;
+    if brackets.protect.begin_ns != 0 {
+        begin_ns = brackets.protect.begin_ns;
+    }
+    store(kvm, begin_ns, page(as_id, gfn, level), [old, new], 0, 0);
+}
+
+/// A change in a thread without bracket: kernel workers (NX recovery, zapping). Of the followed VMs, any may be meant.
+#[inline(always)]
+fn orphan(kvm: u64, as_id: u32, gfn: u64, level: u32, old: u64, new: u64) {
+    let vcpu = running_vcpu();
+    if vcpu != 0 && !is_followed(field_or_0(vcpu, offset!(vcpu_kvm))) {
+        return;
+    }
+    let kvm = if vcpu == 0 { kvm } else { field_or_0(vcpu, offset!(vcpu_kvm)) };
+    store(kvm, 0, page(as_id, gfn, level), [old, new], 0, 0);
+}
+
+#[inline(always)]
+fn page(as_id: u32, gfn: u64, level: u32) -> u64 {
+    gfn & gfnref::GFN
+        | u64::from(level & 0xf) << gfnref::LEVEL_SHIFT
+        | u64::from(as_id & 0xf) << gfnref::AS_SHIFT
+        | gfnref::HAS_AS
+}
+
+#[inline(always)]
+fn store(kvm: u64, begin_ns: u64, page: u64, [old, new]: [u64; 2], sptep: u64, flags: u8) {
+    emit::page(
+        Hook::SpteChange,
+        &Fact { kind: Kind::SpteChange, flags, vm: kvm, begin_ns, args: [page, old, new, sptep] },
+    );
+}
+
+/// `mmu_set_spte(vcpu, slot, sptep, ...)`; before 5.16 `(vcpu, sptep, ...)`: the store follows.
+#[kprobe]
+pub fn shadow_set(ctx: ProbeContext) -> u32 {
+    use kvmdirty_common::target::abi;
+    if !is_followed(field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm))) {
+        return 0;
+    }
+    let Some(thread) = Thread::current() else { return 0 };
+    let has_slot = crate::config::config!(abi) & abi::SET_SPTE_HAS_SLOT != 0;
+    let sptep: u64 = if has_slot { ctx.arg(2) } else { ctx.arg(1) }.unwrap_or(0);
+    let set = &mut thread.brackets.set;
+    set.sptep = sptep;
+    set.old = read(sptep).unwrap_or(0);
+    set.begin_ns = now();
+    0
+}
+
+/// `kvm_mmu_set_spte(level, gfn, sptep)`: stored, not in the rmap yet. The TDP MMU emits it as well, without
+/// `mmu_set_spte`; its changes have their own tracepoint.
+#[raw_tracepoint(tracepoint = "kvm_mmu_set_spte")]
+pub fn shadow_set_done(ctx: RawTracePointContext) -> i32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let set = &mut thread.brackets.set;
+    let begin_ns = set.begin_ns;
+    let sptep: u64 = ctx.arg(2);
+    if begin_ns == 0 || set.sptep != sptep {
+        return 0;
+    }
+    set.begin_ns = 0;
+    let old = set.old;
+    let Some(new) = read::<u64>(sptep) else { return 0 };
+    let gfn: u64 = ctx.arg(1);
+    let level = u64::from(ctx.arg::<u32>(0) & 0xf);
+    let page = gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT;
+    store(thread.kvm, begin_ns, page, [old, new], sptep, flag::SPTE_SHADOW);
+    0
+}
+
+/// `rmap_write_protect(rmap_head, pt_protect)`: the stores inside belong to the rmap's gfn.
+#[kprobe]
+pub fn rmap_protect(ctx: ProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let word = &mut thread.brackets.word;
+    if word.begin_ns == 0 {
+        return 0;
+    }
+    let head: u64 = ctx.arg(0).unwrap_or(0);
+    // `struct kvm_rmap_head` is one word; heads above level 1 lie in other arrays and fall outside the word's gfns.
+    word.walked = if word.rmap != 0 && word.rmap <= head {
+        word.base + (head - word.rmap) / 8 + 1
+    } else {
+        0
+    };
+    0
+}
+
+/// `mmu_spte_update(sptep, new_spte)`: inside a rmap walk of a harvest, a write-protection.
+#[kprobe]
+pub fn shadow_store(ctx: ProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let word = &mut thread.brackets.word;
+    if word.begin_ns == 0 || word.walked == 0 {
+        return 0;
+    }
+    let gfn = word.walked - 1;
+    let old = read::<u64>(ctx.arg(0).unwrap_or(0)).unwrap_or(0);
+    word::fold(word, gfn, old, ctx.arg(1).unwrap_or(0));
+    0
+}
+
+/// `kvm_mmu_split_huge_page(gfn, spte, level, errno)`.
+#[raw_tracepoint(tracepoint = "kvm_mmu_split_huge_page")]
+pub fn split(ctx: RawTracePointContext) -> i32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let kvm = thread.bracket_vm();
+    if kvm == 0 {
+        return 0;
+    }
+    let level = u64::from(ctx.arg::<u32>(2) & 0xf);
+    let gfn: u64 = ctx.arg(0);
+    let errno = i64::from(ctx.arg::<i32>(3)) as u64;
+    emit::page(
+        Hook::Split,
+        &Fact {
+            kind: Kind::Split,
+            flags: 0,
+            vm: kvm,
+            begin_ns: 0,
+            args: [gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT, ctx.arg(1), errno, 0],
+        },
+    );
+    0
+}

@@ -1,0 +1,213 @@
+//! `kvmdirty-trace --pid PID`: the live dashboard, or text lines where there is no terminal.
+
+use std::io::{IsTerminal as _, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::capture::{Capture, Drain, Tee};
+use super::{recording, screen};
+use crate::cli::{LiveArgs, TraceArgs};
+use crate::event::{Batch, Setup};
+use crate::feed::{Facts, Feed, Overhead};
+use crate::live::{Options, Session, Target};
+use crate::outcome::Outcome;
+use crate::summary::Summary;
+use crate::trace::Origin;
+
+/// A session with its cost measured between two looks.
+pub struct LiveSource {
+    session: Session,
+    budget_percent: u32,
+    last: Reading,
+}
+
+/// Times read together: of this process, of the probe, of the clock.
+#[derive(Clone, Copy, Default)]
+struct Reading {
+    wall_ns: u64,
+    tool_ns: u64,
+    probe_ns: u64,
+}
+
+impl LiveSource {
+    /// Attaches to the VMs of a process.
+    ///
+    /// # Errors
+    /// The session's own sentence, with the remedy.
+    pub fn attach(pid: u32, args: &TraceArgs) -> Result<Self> {
+        let options = Options {
+            wait: args.wait,
+            measure: true,
+            is_final: args.is_final,
+            ..Options::default()
+        };
+        let session = Session::attach(Target::Pid(pid), &options)?;
+        if let Some(path) = &args.ready_file {
+            std::fs::write(path, "ready\n")
+                .with_context(|| format!("create {}", path.display()))?;
+        }
+        Ok(Self { session, budget_percent: args.budget, last: Reading::default() })
+    }
+
+    /// What the pipeline must be told.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        self.session.setup()
+    }
+
+    fn read(&self) -> Reading {
+        let clock = |id| {
+            nix::time::clock_gettime(id)
+                .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+        };
+        Reading {
+            wall_ns: clock(nix::time::ClockId::CLOCK_MONOTONIC),
+            tool_ns: clock(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID),
+            probe_ns: self.session.overhead().iter().map(|cost| cost.run_ns).sum(),
+        }
+    }
+}
+
+impl Drain for LiveSource {
+    fn drain(&mut self) -> Result<Batch> {
+        Ok(self.session.drain()?)
+    }
+
+    fn finish(self) -> Result<Batch> {
+        Ok(self.session.finish()?)
+    }
+
+    fn overhead(&mut self) -> Option<Overhead> {
+        let now = self.read();
+        let last = std::mem::replace(&mut self.last, now);
+        let wall_ns = now.wall_ns.saturating_sub(last.wall_ns).max(1) as f64;
+        let percent = |now: u64, last: u64| 100.0 * now.saturating_sub(last) as f64 / wall_ns;
+        (last.wall_ns != 0).then(|| Overhead {
+            probe_percent: percent(now.probe_ns, last.probe_ns),
+            tool_percent: percent(now.tool_ns, last.tool_ns),
+            budget_percent: f64::from(self.budget_percent),
+        })
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The trace could not start or go on; the text says what to do.
+pub fn run(args: &LiveArgs) -> Result<Outcome> {
+    let pid = args.pid.expect("clap requires --pid here");
+    let is_headless = args.headless || !std::io::stdout().is_terminal();
+    let settings = screen::settings(&args.screen)?;
+    let source = LiveSource::attach(pid, &args.trace)?;
+    let setup = source.setup().clone();
+    let tee: Option<Box<dyn Tee>> = match &args.output {
+        Some(path) => {
+            let header = recording::header(Origin::Live, &setup, pid);
+            Some(Box::new(recording::Plain::create(path, &header)?))
+        }
+        None => None,
+    };
+    let facts = facts(pid, args.output.as_deref());
+    let (capture, feed) = Capture::start(source, tee, setup.clone(), facts);
+    if is_headless {
+        follow(&capture, feed, &args.trace, Watched::Process(pid), &mut std::io::stdout())?;
+        let summary = capture.stop()?;
+        super::report::print_text(&summary, &setup)?;
+        Ok(Outcome::of(&summary))
+    } else {
+        let closing = screen::show(feed, settings)?;
+        let summary = capture.stop()?;
+        screen::after(&closing);
+        super::report::print_text(&summary, &setup)?;
+        Ok(Outcome::of(&summary))
+    }
+}
+
+/// What a session is about, for the screen.
+#[must_use]
+pub fn facts(pid: u32, file: Option<&Path>) -> Facts {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Facts {
+        pid,
+        command: command.trim_end().to_owned(),
+        mmu: String::new(),
+        file: file.map(|path| path.display().to_string()).unwrap_or_default(),
+    }
+}
+
+/// What ends a trace besides the user.
+#[derive(Clone, Copy, Debug)]
+pub enum Watched {
+    /// The process is gone.
+    Process(u32),
+}
+
+/// Waits until the trace is to end: a signal, the duration, the VMM's exit, the source's end. Prints one line per second.
+///
+/// # Errors
+/// Signals cannot be taken, or the lines not be written.
+pub fn follow(
+    capture: &Capture,
+    mut feed: Feed,
+    args: &TraceArgs,
+    watched: Watched,
+    lines: &mut dyn Write,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt()).context("take SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("take SIGTERM")?;
+        let mut keep = signal(SignalKind::user_defined1()).context("take SIGUSR1")?;
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        let end = tokio::time::sleep(args.duration.unwrap_or(Duration::MAX / 4));
+        tokio::pin!(end);
+        let mut ticks = 0_u32;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = keep.recv() => capture.keep(),
+                () = &mut end => return Ok(()),
+                _ = tick.tick() => {
+                    let Watched::Process(pid) = watched;
+                    if capture.has_ended() || !Path::new("/proc").join(pid.to_string()).exists() {
+                        return Ok(());
+                    }
+                    ticks += 1;
+                    if ticks.is_multiple_of(10) {
+                        let _ = feed.newest();
+                        writeln!(lines, "{}", line(&feed.seen().summary, feed.seen().overhead))
+                            .context("print a line")?;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// One line of progress.
+fn line(summary: &Arc<Summary>, overhead: Option<Overhead>) -> String {
+    let verdicts = &summary.verdicts;
+    let cost = overhead.map_or(String::new(), |overhead| {
+        format!("  probe {:.1} %  tool {:.1} %", overhead.probe_percent, overhead.tool_percent)
+    });
+    format!(
+        "{:>6.1} s  events {}  dropped {}  harvests {}  lost {}  at-risk {}  exposed {}  unknown {}  safe {}{cost}",
+        summary.covered_ns() as f64 / 1e9,
+        summary.events,
+        summary.dropped_events,
+        summary.harvests_total,
+        verdicts.lost,
+        verdicts.at_risk,
+        verdicts.exposed,
+        verdicts.unknown,
+        verdicts.safe,
+    )
+}

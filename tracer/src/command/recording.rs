@@ -1,0 +1,135 @@
+//! Opening and writing recordings: headers, the plain recorder, a whole file through the pipeline.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::capture::Tee;
+use crate::event::{Batch, Setup};
+use crate::pipeline::Pipeline;
+use crate::trace::litmus::Litmus;
+use crate::trace::{Header, Origin, Reader, StartClock, Vmm, Writer};
+
+/// The header of a recording that begins now.
+#[must_use]
+pub fn header(origin: Origin, setup: &Setup, pid: u32) -> Header {
+    let monotonic_ns = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    let wall_ns = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = command
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Header {
+        started: StartClock { wall_ns, monotonic_ns },
+        cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u32),
+        host: host.trim_end().to_owned(),
+        vmm: Some(Vmm { pid, command }),
+        ..Header::new(origin, setup.clone())
+    }
+}
+
+/// A new file at `path`, or an error if there is one: a recording is evidence and is never overwritten.
+///
+/// # Errors
+/// The file exists.
+pub fn must_be_new(path: &Path) -> Result<()> {
+    if path.exists() {
+        bail!(
+            "{} exists already: name another file, recordings are not overwritten",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes every batch to one file.
+pub struct Plain(Option<Writer>);
+
+impl Plain {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// It exists or cannot be created.
+    pub fn create(path: &Path, header: &Header) -> Result<Self> {
+        must_be_new(path)?;
+        Ok(Self(Some(Writer::create(path, header)?)))
+    }
+}
+
+impl Tee for Plain {
+    fn write(&mut self, batch: &Batch) -> Result<()> {
+        match &mut self.0 {
+            Some(writer) => writer.write(batch).context("write the recording"),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        match self.0.take() {
+            Some(writer) => writer.finish().context("complete the recording"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the user may change about a recording's setup.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overrides {
+    /// `--final`.
+    pub is_final: bool,
+    /// `--epsilon`.
+    pub epsilon_ns: Option<u64>,
+}
+
+impl Overrides {
+    /// Applies them.
+    pub fn apply(self, setup: &mut Setup) {
+        setup.is_final |= self.is_final;
+        if let Some(epsilon_ns) = self.epsilon_ns {
+            setup.epsilon_ns = epsilon_ns;
+        }
+    }
+}
+
+/// Reads a recording or a litmus file (by its ending) through the pipeline.
+///
+/// # Errors
+/// The file cannot be read or is none of ours.
+pub fn judge(path: &Path, overrides: Overrides) -> Result<Pipeline> {
+    if path.extension().is_some_and(|ending| ending == "litmus") {
+        return judge_litmus(path, overrides);
+    }
+    let name = || path.display().to_string();
+    let mut reader = Reader::open(path).with_context(name)?;
+    let mut setup = reader.header().setup.clone();
+    overrides.apply(&mut setup);
+    let mut pipeline = Pipeline::new(setup);
+    let mut batch = Batch::default();
+    while reader.next_batch(&mut batch).with_context(name)?.is_some() {
+        pipeline.push(&batch);
+    }
+    pipeline.finish();
+    Ok(pipeline)
+}
+
+fn judge_litmus(path: &Path, overrides: Overrides) -> Result<Pipeline> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let Litmus { mut setup, batch, .. } =
+        Litmus::read(&text).with_context(|| path.display().to_string())?;
+    overrides.apply(&mut setup);
+    let mut pipeline = Pipeline::new(setup);
+    pipeline.push(&batch);
+    pipeline.finish();
+    Ok(pipeline)
+}
