@@ -16,16 +16,26 @@ const PURE: [&str; 5] = ["event", "order", "verdict", "summary", "pipeline"];
 
 /// In reading order. Whoever adds a module or an edge changes this table and ARCHITECTURE.md
 /// together.
-const LAYERS: [Layer; 15] = [
-    Layer { name: "event", modules: &[], crates: &["kvmdirty_common", "zerocopy"] },
+const LAYERS: [Layer; 16] = [
+    // `Setup` stands in every recording's header, so the types of the plan are serializable.
+    Layer { name: "event", modules: &[], crates: &["kvmdirty_common", "zerocopy", "serde"] },
     Layer { name: "order", modules: &["event"], crates: &["kvmdirty_common"] },
     Layer { name: "verdict", modules: &["event", "order"], crates: &["kvmdirty_common"] },
     Layer { name: "summary", modules: &["event", "order", "verdict"], crates: &[] },
     Layer { name: "pipeline", modules: &["event", "order", "verdict", "summary"], crates: &[] },
     Layer {
         name: "trace",
-        modules: &["event", "verdict"],
-        crates: &["kvmdirty_common", "zerocopy", "thiserror", "crc32fast", "zstd"],
+        // Litmus files state expectations about summaries.
+        modules: &["event", "verdict", "summary"],
+        crates: &[
+            "kvmdirty_common",
+            "zerocopy",
+            "thiserror",
+            "crc32fast",
+            "zstd",
+            "serde",
+            "serde_json",
+        ],
     },
     Layer {
         name: "live",
@@ -36,6 +46,7 @@ const LAYERS: [Layer; 15] = [
             "thiserror",
             "aya",
             "aya_log",
+            "aya_obj",
             "tokio",
             "libc",
             "nix",
@@ -53,26 +64,45 @@ const LAYERS: [Layer; 15] = [
             "nix",
             "serde",
             "serde_json",
+            "clap",
         ],
     },
     Layer {
         name: "export",
-        modules: &["event", "order", "verdict", "summary", "pipeline"],
-        crates: &["kvmdirty_common", "serde", "serde_json", "thiserror"],
+        modules: &["event", "order", "verdict", "summary", "pipeline", "outcome"],
+        crates: &["kvmdirty_common", "serde", "serde_json", "thiserror", "prost", "parquet"],
+    },
+    Layer {
+        name: "feed",
+        modules: &["event", "order", "verdict", "summary"],
+        crates: &["tokio", "kvmdirty_common"],
+    },
+    Layer {
+        name: "player",
+        modules: &["event", "order", "verdict", "summary", "pipeline", "feed", "trace"],
+        crates: &["thiserror", "kvmdirty_common"],
     },
     Layer {
         name: "tui",
-        modules: &["event", "order", "verdict", "summary"],
-        crates: &["ratatui", "crossterm"],
+        modules: &["event", "order", "verdict", "summary", "feed"],
+        crates: &[
+            "ratatui",
+            "crossterm",
+            "thiserror",
+            "toml",
+            "serde",
+            "signal_hook",
+            "nix",
+            "kvmdirty_common",
+        ],
     },
-    Layer { name: "config", modules: &["event"], crates: &["thiserror"] },
-    Layer { name: "outcome", modules: &[], crates: &[] },
-    Layer { name: "cli", modules: &["config"], crates: &["clap", "clap_complete", "clap_mangen"] },
+    Layer { name: "outcome", modules: &["summary"], crates: &[] },
+    Layer { name: "cli", modules: &["demo"], crates: &["clap", "clap_complete", "clap_mangen"] },
     Layer {
         name: "command",
         modules: &[
             "event", "order", "verdict", "summary", "pipeline", "trace", "live", "demo", "export",
-            "tui", "config", "outcome", "cli",
+            "feed", "player", "tui", "outcome", "cli",
         ],
         crates: &[
             "kvmdirty_common",
@@ -93,6 +123,14 @@ const LAYERS: [Layer; 15] = [
     Layer { name: "main", modules: &[], crates: &["kvmdirty_trace", "clap", "anyhow", "tokio"] },
 ];
 
+/// How a function says that it can fail.
+const FAILING: &str = "-> Result<";
+
+/// "Either this or a value that says why not" is no failure: the caller counts the value and goes on.
+fn fails_by_value(line: &str) -> bool {
+    ["Anomaly>", "AnomalyKind>", "UnknownCause>"].iter().any(|value| line.contains(value))
+}
+
 /// What the pure part must not name, and what it would bring in.
 const IMPURE: [(&str, &str); 13] = [
     ("std::fs", "files"),
@@ -107,7 +145,7 @@ const IMPURE: [(&str, &str); 13] = [
     ("HashMap", "an order that differs from run to run"),
     ("HashSet", "an order that differs from run to run"),
     ("async fn", "waiting"),
-    ("-> Result<", "failing"),
+    (FAILING, "failing"),
 ];
 
 /// Reports a module used by one that must not know it.
@@ -141,7 +179,9 @@ pub fn pure_layers_stay_pure(source: &Source) -> Vec<Finding> {
         return Vec::new();
     };
     let breaches = source.product().flat_map(|(at, line)| {
-        IMPURE.iter().filter(|(word, _)| line.contains(word)).map(move |(word, brings)| {
+        let touches =
+            |word: &str| line.contains(word) && !(FAILING == word && fails_by_value(line));
+        IMPURE.iter().filter(move |(word, _)| touches(word)).map(move |(word, brings)| {
             source.finding(at, format!("{name} is pure and must not know {brings} ({word})"))
         })
     });
@@ -259,8 +299,8 @@ mod tests {
 
     #[test]
     fn foreign_crate_is_found() {
-        let text = "use serde::Serialize;\n";
-        let expected = ["1 event must not use the crate serde"];
+        let text = "use tokio::sync::watch;\n";
+        let expected = ["1 event must not use the crate tokio"];
         assert_eq!(found_in("tracer/src/event/mod.rs", text), expected);
     }
 
