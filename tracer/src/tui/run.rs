@@ -13,7 +13,7 @@ use crate::tui::keys;
 use crate::tui::model::Model;
 use crate::tui::msg::{Effect, ExportFormat, Msg};
 use crate::tui::settings::Settings;
-use crate::tui::terminal::{Screen, Signals};
+use crate::tui::terminal::{Screen, Signals, has_panicked};
 use crate::tui::update::update;
 use crate::tui::view::view;
 use crate::verdict::{Finding, RuleId};
@@ -64,6 +64,9 @@ pub enum TuiError {
     /// Drawing.
     #[error("draw")]
     Draw(#[source] io::Error),
+    /// The analysis thread panicked; its message stands above.
+    #[error("a thread of the analysis panicked")]
+    Panicked,
     /// Suspending.
     #[error("suspend")]
     Suspend(#[source] io::Error),
@@ -109,6 +112,9 @@ impl Loop {
         self.draw()?;
         let mut beat = now();
         while !signals.is_ended() {
+            if has_panicked() {
+                return Err(TuiError::Panicked);
+            }
             if signals.take_suspended() {
                 self.effect(Effect::Suspend)?;
             }
