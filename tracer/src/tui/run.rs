@@ -16,7 +16,7 @@ use crate::tui::settings::Settings;
 use crate::tui::terminal::{Screen, Signals, has_panicked};
 use crate::tui::update::update;
 use crate::tui::view::view;
-use crate::verdict::{Finding, RuleId};
+use crate::verdict::Finding;
 
 /// Time between two frames of data; keys are drawn at once.
 const BEAT: Duration = Duration::from_millis(100);
@@ -25,8 +25,6 @@ const BEAT: Duration = Duration::from_millis(100);
 pub struct Options {
     /// How it looks.
     pub settings: Settings,
-    /// The text of a rule.
-    pub explain: fn(RuleId) -> String,
     /// What is done outside for us.
     pub host: Box<dyn Host>,
 }
@@ -87,13 +85,8 @@ pub fn run(feed: Feed, options: Options) -> Result<Closing, TuiError> {
     let signals = Signals::register().map_err(TuiError::Signals)?;
     let screen = Screen::open(options.settings.mouse).map_err(TuiError::Open)?;
     let first = Arc::clone(feed.seen());
-    let model = Model::new(
-        Arc::clone(&feed.setup),
-        feed.facts.clone(),
-        first,
-        options.settings.theme,
-        options.explain,
-    );
+    let model =
+        Model::new(Arc::clone(&feed.setup), feed.facts.clone(), first, options.settings.theme);
     Loop { feed, model, screen, host: options.host, copied: Vec::new() }.run(&signals)
 }
 
