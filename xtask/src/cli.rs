@@ -24,7 +24,7 @@ enum Task {
     #[command(after_help = "Example: cargo xtask lab 6.1 6.12 -- kvmdirty-trace doctor")]
     Lab(lab::Flags),
     /// Checks the house style.
-    Tidy,
+    Tidy(tidy::Flags),
     /// Sets up what it needs, runs everything this machine can run, and lists what it could not.
     Test(suite::Flags),
 }
@@ -38,7 +38,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.task {
         Task::BuildEbpf(flags) => ebpf::run(flags),
         Task::Lab(flags) => lab::run(&flags),
-        Task::Tidy => tidy::run(),
+        Task::Tidy(flags) => tidy::run(&flags),
         Task::Test(flags) => suite::run(&flags),
     }
 }

@@ -3,6 +3,8 @@
 mod cli;
 mod ebpf;
 mod lab;
+mod matrix;
+mod mutants;
 mod process;
 mod suite;
 mod tidy;

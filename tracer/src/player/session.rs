@@ -9,9 +9,8 @@ use crate::event::{IoctlOp, Kind, Nanos, RawEvent, Setup};
 use crate::feed::{self, Facts, Feed, Marks, Playback, Publisher, Request, Seek, Snapshot, Stage};
 use crate::player::deck::Deck;
 use crate::player::scan::Scan;
-use crate::player::tape::Tape;
+use crate::player::tape::{Tape, TapeError};
 use crate::summary::Summary;
-use crate::trace::TraceError;
 use crate::verdict::WindowKind;
 
 /// Time between two snapshots.
@@ -122,7 +121,7 @@ impl<T: Tape> Player<T> {
     }
 
     /// Does about a slice of what is to be done.
-    fn work(&mut self) -> Result<(), TraceError> {
+    fn work(&mut self) -> Result<(), TapeError> {
         match self.task {
             Task::Load => self.load()?,
             Task::Seek(target) => self.seek(target)?,
@@ -137,7 +136,7 @@ impl<T: Tape> Player<T> {
         Ok(())
     }
 
-    fn load(&mut self) -> Result<(), TraceError> {
+    fn load(&mut self) -> Result<(), TapeError> {
         let until = now() + SLICE;
         while now() < until {
             let Some(batch) = self.deck.take_batch()? else {
@@ -174,7 +173,7 @@ impl<T: Tape> Player<T> {
         self.task = Task::Rest;
     }
 
-    fn seek(&mut self, target: Nanos) -> Result<(), TraceError> {
+    fn seek(&mut self, target: Nanos) -> Result<(), TapeError> {
         if self.playback.end <= target {
             self.arrive_at_end();
             return Ok(());
@@ -204,7 +203,7 @@ impl<T: Tape> Player<T> {
     }
 
     /// Moves time by what has passed since.
-    fn play_on(&mut self, since: Instant) -> Result<(), TraceError> {
+    fn play_on(&mut self, since: Instant) -> Result<(), TapeError> {
         let passed = now().duration_since(since);
         if passed < BEAT / 2 {
             return Ok(());

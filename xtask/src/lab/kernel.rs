@@ -39,6 +39,11 @@ pub const KERNELS: [Kernel; 4] = [
     Kernel { name: "7.3", packages: &[("linux-image-7.3.", "+deb13-cloud-amd64")] },
 ];
 
+/// The kernel whose module the mutants rebuild: the full build, because only it has headers that
+/// fit, of the release whose compiler and tools are Debian 12's.
+pub const MUTANT_BASE: Kernel =
+    Kernel { name: "6.12-full", packages: &[("linux-image-6.12.", "+deb12-amd64")] };
+
 /// Looks a kernel up by its name.
 ///
 /// # Errors

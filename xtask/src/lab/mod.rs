@@ -3,6 +3,7 @@
 pub mod kernel;
 pub mod machine;
 pub mod payload;
+pub mod report;
 
 mod cpio;
 mod modules;
@@ -11,12 +12,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::{matrix, mutants};
 use machine::{Output, Shape};
 use payload::{Command, Job};
 
 /// Flags of `lab`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Flags {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Kernels to boot, one after the other: 5.10, 6.1, 6.12, 7.3.
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
@@ -27,6 +32,17 @@ pub struct Flags {
     /// target/lab/KERNEL/out. Without it, a self-check runs.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// What the lab does besides running a command.
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Rebuilds kvm.ko with one planted bug each and checks that the tool names the lost pages.
+    #[command(after_help = "Example: cargo xtask lab mutants harvest-unprotected")]
+    Mutants(mutants::Flags),
+    /// Runs every kernel, memory management and log mode, and writes docs/kernels.md.
+    #[command(after_help = "Example: cargo xtask lab matrix 6.12")]
+    Matrix(matrix::Flags),
 }
 
 /// Says what the machine offers; fails if KVM is not usable in it.
@@ -47,6 +63,14 @@ kvmdirty-trace --version";
 ///
 /// An unknown kernel, something that cannot be fetched, or a machine that does not run.
 pub fn run(flags: &Flags) -> Result<ExitCode> {
+    match &flags.task {
+        Some(Task::Mutants(flags)) => mutants::run(flags),
+        Some(Task::Matrix(flags)) => matrix::run(flags),
+        None => run_command(flags),
+    }
+}
+
+fn run_command(flags: &Flags) -> Result<ExitCode> {
     ensure!(!flags.kernels.is_empty(), "name at least one kernel, such as `cargo xtask lab 6.12`");
     let kernels =
         flags.kernels.iter().map(|name| kernel::named(name)).collect::<Result<Vec<_>>>()?;

@@ -3,6 +3,7 @@
 mod needs;
 mod report;
 mod steps;
+mod traced;
 
 use std::{process::ExitCode, time::Instant};
 

@@ -13,10 +13,8 @@ pub enum Need {
     ProbeToolchain,
     /// The emulator, a shell for it, and a kernel.
     Kernel(&'static str),
-    #[expect(dead_code, reason = "the live steps come with the demo")]
     /// A usable `/dev/kvm`.
     Kvm,
-    #[expect(dead_code, reason = "the live steps come with the demo")]
     /// Permission to load BPF programs, and types to load them with.
     Bpf,
 }

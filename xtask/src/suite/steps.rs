@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{needs::Need, report::Tally};
+use super::{needs::Need, report::Tally, traced};
 use crate::{
     ebpf,
     lab::{
@@ -26,17 +26,42 @@ pub struct Step {
 }
 
 /// Every step, cheap ones first.
-pub const STEPS: [Step; 9] = [
+pub const STEPS: [Step; 15] = [
     Step { name: "format", needs: &[], action: format },
     Step { name: "house style", needs: &[], action: house_style },
     Step { name: "lints", needs: &[], action: lints },
     Step { name: "unit and integration tests", needs: &[], action: cargo_tests },
     Step { name: "BPF object", needs: &[Need::ProbeToolchain], action: bpf_object },
+    Step { name: "traced here, mode get", needs: LIVE, action: || traced::on_this_host("get") },
+    Step {
+        name: "traced here, mode manual",
+        needs: LIVE,
+        action: || traced::on_this_host("manual"),
+    },
+    Step {
+        name: "traced here, mode manual-initset",
+        needs: LIVE,
+        action: || traced::on_this_host("manual-initset"),
+    },
+    Step { name: "traced here, mode ring", needs: LIVE, action: || traced::on_this_host("ring") },
     Step { name: "lab 5.10 boots", needs: &[Need::Kernel("5.10")], action: || boots("5.10") },
     Step { name: "lab 6.1 boots", needs: &[Need::Kernel("6.1")], action: || boots("6.1") },
     Step { name: "lab 6.12 boots", needs: &[Need::Kernel("6.12")], action: || boots("6.12") },
     Step { name: "lab 7.3 boots", needs: &[Need::Kernel("7.3")], action: || boots("7.3") },
+    Step {
+        name: "traced in lab 6.1",
+        needs: &[Need::Kernel("6.1")],
+        action: || traced::in_lab("6.1"),
+    },
+    Step {
+        name: "traced in lab 6.12",
+        needs: &[Need::Kernel("6.12")],
+        action: || traced::in_lab("6.12"),
+    },
 ];
+
+/// A guest of our own, traced on this host.
+const LIVE: &[Need] = &[Need::Kvm, Need::Bpf];
 
 fn format() -> Result<Tally> {
     process::run(process::cargo().args(["fmt", "--all", "--check"]))?;
@@ -97,7 +122,7 @@ fn bpf_object() -> Result<Tally> {
 }
 
 /// The machine the lab steps use.
-const SHAPE: Shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1024, timeout_s: 300 };
+pub const SHAPE: Shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1024, timeout_s: 300 };
 
 fn boots(name: &str) -> Result<Tally> {
     let job = Job::with_tool(Command::Shell(lab::SELF_CHECK.to_owned()))?;

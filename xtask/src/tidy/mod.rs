@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the parts of the house style a machine can check.
 
 mod layers;
+mod reflow;
 mod source;
 mod style;
 
@@ -36,8 +37,19 @@ const CHECKS: [fn(&Source) -> Vec<Finding>; 6] = [
     layers::pure_layers_stay_pure,
 ];
 
+/// Flags of `tidy`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// First break comments that are too wide.
+    #[arg(long)]
+    reflow: bool,
+}
+
 /// Prints what is wrong; the status is 1 if anything is.
-pub fn run() -> Result<ExitCode> {
+pub fn run(flags: &Flags) -> Result<ExitCode> {
+    if flags.reflow {
+        reflow_all()?;
+    }
     let findings = findings()?;
     for Finding { path, line, what } in &findings {
         eprintln!("{}:{line}: {what}", path.display());
@@ -54,10 +66,27 @@ pub fn run() -> Result<ExitCode> {
     }
 }
 
+/// Folders whose Rust files are checked.
+const FOLDERS: [&str; 4] = ["common", "probe-ebpf", "tracer", "xtask"];
+
+fn reflow_all() -> Result<()> {
+    for folder in FOLDERS {
+        for path in rust_files(&workspace::root().join(folder))? {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let reflown = reflow::comments(&text);
+            if reflown != text {
+                fs::write(&path, reflown).with_context(|| format!("write {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What is wrong in the whole workspace.
 pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for folder in ["common", "probe-ebpf", "tracer", "xtask"] {
+    for folder in FOLDERS {
         for path in rust_files(&workspace::root().join(folder))? {
             let text =
                 fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;

@@ -3,6 +3,8 @@
 pub mod apt;
 pub mod bpf_linker;
 pub mod busybox;
+pub mod pahole;
+pub mod private;
 pub mod qemu;
 pub mod rust_src;
 

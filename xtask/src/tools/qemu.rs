@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     process,
-    tools::{self, apt::Apt},
+    tools::{self, apt::Apt, private},
     workspace,
 };
 
@@ -69,15 +69,8 @@ impl Qemu {
 }
 
 fn private_command(root: &Path) -> Command {
-    let library_folders =
-        ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|folder| root.join(folder));
-    let loader = library_folders[0].join("ld-linux-x86-64.so.2");
-    let mut command = Command::new(loader);
-    command
-        .arg("--library-path")
-        .arg(library_folders.each_ref().map(|folder| folder.display().to_string()).join(":"))
-        .arg(root.join("usr/bin").join(PROGRAM))
-        .env("QEMU_MODULE_DIR", library_folders[1].join("qemu"));
+    let mut command = private::command(root, PROGRAM);
+    command.env("QEMU_MODULE_DIR", private::library_folders(root)[1].join("qemu"));
     for firmware in ["usr/share/qemu", "usr/share/seabios"] {
         command.arg("-L").arg(root.join(firmware));
     }

@@ -1,0 +1,133 @@
+//! Bugs of the ioctls that turn logging on and take the log.
+
+use super::{DIRTY_RING, KVM_MAIN, Mutant, Proof, TDP_MMU};
+use crate::{lab::machine::Mmu, mutants::mutant::Edit};
+
+const GET: &str =
+    "static int kvm_get_dirty_log_protect(struct kvm *kvm, struct kvm_dirty_log *log)\n";
+const CLEAR: &str = "static int kvm_clear_dirty_log_protect(struct kvm *kvm,\n";
+
+/// The mutants of this part.
+pub const MUTANTS: [Mutant; 6] = [
+    Mutant {
+        name: "harvest-unprotected",
+        bug: "GET_DIRTY_LOG takes the bit and leaves the SPTE writable",
+        edits: &[Edit {
+            file: TDP_MMU,
+            after: "static void clear_dirty_pt_masked(struct kvm *kvm, struct kvm_mmu_page *root,",
+            anchor: "\t\tif (!(iter.old_spte & dbit))\n\t\t\tcontinue;\n",
+            becomes: "\t\tif (!(iter.old_spte & dbit))\n\t\t\tcontinue;
+
+\t\tif (MUTANT_VICTIM(iter.gfn)) {
+\t\t\tMUTANT_FIRED(iter.gfn, 1);
+\t\t\tcontinue;
+\t\t}\n",
+        }],
+        rules: &["K04"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=get", "--interval=10", "--pages=2048"],
+    },
+    Mutant {
+        name: "harvest-unflushed",
+        bug: "GET_DIRTY_LOG returns without flushing TLBs that still hold writable translations",
+        edits: &[Edit {
+            file: KVM_MAIN,
+            after: GET,
+            anchor: "\t\tkvm_flush_remote_tlbs_memslot(kvm, memslot);\n",
+            becomes: "\t\tMUTANT_FIRED(memslot->base_gfn, memslot->npages);\n",
+        }],
+        rules: &["K05"],
+        proof: Proof::Possible,
+        mmu: Mmu::Tdp,
+        setup: "",
+        // Every exit flushes the emulated TLB, so exits must be rare.
+        guest: &["--mode=get", "--interval=10", "--pages=512", "--batch=1048576"],
+    },
+    Mutant {
+        name: "harvest-takes-twice",
+        bug: "GET_DIRTY_LOG takes bits once more after it has protected the pages",
+        edits: &[Edit {
+            file: KVM_MAIN,
+            after: GET,
+            anchor: "\t\t\tkvm_arch_mmu_enable_log_dirty_pt_masked(kvm, memslot,
+\t\t\t\t\t\t\t\toffset, mask);\n",
+            becomes: "\t\t\tkvm_arch_mmu_enable_log_dirty_pt_masked(kvm, memslot,
+\t\t\t\t\t\t\t\toffset, mask);
+\t\t\tif (mask & BIT(MUTANT_VICTIM_NR(memslot))) {
+\t\t\t\tudelay(50);
+\t\t\t\tif (test_and_clear_bit(MUTANT_VICTIM_NR(memslot), &dirty_bitmap[i]))
+\t\t\t\t\tMUTANT_FIRED(memslot->base_gfn + offset +
+\t\t\t\t\t\t     MUTANT_VICTIM_NR(memslot), 1);
+\t\t\t}\n",
+        }],
+        rules: &["K04", "K01", "K02"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=get", "--interval=2", "--pages=2048"],
+    },
+    Mutant {
+        name: "clear-takes-unread",
+        bug: "CLEAR_DIRTY_LOG takes bits that user space has not read and did not ask to clear",
+        edits: &[Edit {
+            file: KVM_MAIN,
+            after: CLEAR,
+            anchor: "\t\tmask &= atomic_long_fetch_andnot(mask, p);\n",
+            becomes: "\t\t{
+\t\t\tunsigned long asked = mask;
+
+\t\t\tmask |= BIT(MUTANT_VICTIM_NR(memslot));
+\t\t\tmask &= atomic_long_fetch_andnot(mask, p);
+\t\t\tif (mask & ~asked)
+\t\t\t\tMUTANT_FIRED(memslot->base_gfn + offset + __ffs(mask & ~asked), 1);
+\t\t}\n",
+        }],
+        rules: &["K14"],
+        proof: Proof::Possible,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=manual", "--interval=2", "--pages=2048", "--clear-chunk=64"],
+    },
+    Mutant {
+        name: "enable-unprotected",
+        bug: "turning logging on leaves SPTEs of the slot writable",
+        edits: &[Edit {
+            file: TDP_MMU,
+            after: "static bool wrprot_gfn_range(struct kvm *kvm, struct kvm_mmu_page *root,",
+            anchor: "\t\tnew_spte = iter.old_spte & ~PT_WRITABLE_MASK;\n",
+            becomes: "\t\tif (MUTANT_VICTIM(iter.gfn)) {
+\t\t\tMUTANT_FIRED(iter.gfn, 1);
+\t\t\tcontinue;
+\t\t}
+
+\t\tnew_spte = iter.old_spte & ~PT_WRITABLE_MASK;\n",
+        }],
+        rules: &["K15"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=get", "--interval=10", "--pages=2048"],
+    },
+    Mutant {
+        name: "ring-reset-unprotected",
+        bug: "RESET_DIRTY_RINGS pops entries and does not protect their pages",
+        edits: &[Edit {
+            file: DIRTY_RING,
+            after: "static void kvm_reset_dirty_gfn(struct kvm *kvm, u32 slot, u64 offset,",
+            anchor: "\tKVM_MMU_LOCK(kvm);\n",
+            becomes: "\tif (MUTANT_VICTIM(memslot->base_gfn + offset)) {
+\t\tMUTANT_FIRED(memslot->base_gfn + offset, __fls(mask) + 1);
+\t\treturn;
+\t}
+
+\tKVM_MMU_LOCK(kvm);\n",
+        }],
+        rules: &["K06"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=ring", "--interval=10", "--pages=2048"],
+    },
+];

@@ -1,0 +1,79 @@
+//! Bugs of writes that KVM itself makes into guest memory. No SPTE protects the guest from them.
+
+use super::{KVM_MAIN, Mutant, Proof};
+use crate::{lab::machine::Mmu, mutants::mutant::Edit};
+
+/// `kvm_get_running_vcpu()` finds none while the vCPU is put.
+const FORGET_FIRST: &str =
+    "\t__this_cpu_write(kvm_running_vcpu, NULL);\n\tkvm_arch_vcpu_put(vcpu);\n";
+const WRITE: &str = "static int __kvm_write_guest_page(struct kvm *kvm,\n";
+
+/// The mutants of this part.
+pub const MUTANTS: [Mutant; 2] = [
+    Mutant {
+        name: "host-write-marks-first",
+        bug: "KVM marks a page before it writes to it on the guest's behalf",
+        edits: &[
+            Edit {
+                file: KVM_MAIN,
+                after: WRITE,
+                anchor: "\tr = __copy_to_user((void __user *)addr + offset, data, len);
+\tif (r)
+\t\treturn -EFAULT;
+\tmark_page_dirty_in_slot(kvm, memslot, gfn);\n",
+                becomes: "\tmark_page_dirty_in_slot(kvm, memslot, gfn);
+\tharvested = mutant_await_harvest(memslot, gfn);
+\tr = __copy_to_user((void __user *)addr + offset, data, len);
+\tif (r)
+\t\treturn -EFAULT;
+\tif (harvested)
+\t\tMUTANT_FIRED(gfn, 1);\n",
+            },
+            Edit {
+                file: KVM_MAIN,
+                after: WRITE,
+                anchor: "\tunsigned long addr;\n",
+                becomes: "\tunsigned long addr;\n\tbool harvested;\n",
+            },
+        ],
+        rules: &["K08"],
+        proof: Proof::Possible,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=get", "--interval=2", "--pages=512", "--workload=crossing"],
+    },
+    Mutant {
+        name: "mark-without-vcpu-lost",
+        bug: "a mark made while no vCPU runs is dropped, as at a steal-time write on sched-out",
+        edits: &[
+            Edit {
+                file: KVM_MAIN,
+                after: "void mark_page_dirty_in_slot(struct kvm *kvm,",
+                anchor: "\tif (memslot && kvm_slot_dirty_track_enabled(memslot)) {\n",
+                becomes: "\tif (!vcpu && memslot && kvm_slot_dirty_track_enabled(memslot)) {
+\t\tMUTANT_FIRED(gfn, 1);
+\t\treturn;
+\t}
+
+\tif (memslot && kvm_slot_dirty_track_enabled(memslot)) {\n",
+            },
+            Edit {
+                file: KVM_MAIN,
+                after: "void vcpu_put(struct kvm_vcpu *vcpu)\n",
+                anchor: "\tkvm_arch_vcpu_put(vcpu);\n",
+                becomes: FORGET_FIRST,
+            },
+            Edit {
+                file: KVM_MAIN,
+                after: "static void kvm_sched_out(struct preempt_notifier *pn,\n",
+                anchor: "\tkvm_arch_vcpu_put(vcpu);\n",
+                becomes: FORGET_FIRST,
+            },
+        ],
+        rules: &["K07"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=get", "--interval=5", "--pages=512", "--workload=steal-time"],
+    },
+];

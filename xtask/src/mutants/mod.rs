@@ -1,0 +1,134 @@
+//! `cargo xtask lab mutants`: kernels broken on purpose, and whether the tool names the lost pages.
+
+mod catalogue;
+mod judgement;
+mod mutant;
+mod table;
+mod tree;
+
+use std::{collections::BTreeSet, fs, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    lab::{
+        kernel::MUTANT_BASE,
+        machine::{self, Output, Shape},
+        payload::{self, Command, Job},
+    },
+    workspace,
+};
+use judgement::Judgement;
+use mutant::Mutant;
+use table::Row;
+use tree::Tree;
+
+/// Where the table of a complete run goes.
+const DOCUMENT: &str = "docs/mutants.md";
+
+/// Flags of `lab mutants`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Mutants to run; all of them without a name, and then docs/mutants.md is written.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// List the mutants and do nothing.
+    #[arg(long)]
+    list: bool,
+    /// Seconds the guest of each mutant runs.
+    #[arg(long, default_value_t = 8)]
+    seconds: u32,
+}
+
+/// Builds, boots and judges the mutants; the status is 1 if one is not caught.
+///
+/// # Errors
+///
+/// An unknown name, or something that cannot be fetched or built at all.
+pub fn run(flags: &Flags) -> Result<ExitCode> {
+    let mutants = wanted(&flags.names)?;
+    if flags.list {
+        for Mutant { name, bug, rules, .. } in mutants {
+            println!("{name:28} {:14} {bug}", rules.join(","));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let tree = Tree::prepare()?;
+    let tool = payload::static_tool()?;
+    let mut rows = Vec::new();
+    for mutant in mutants {
+        eprintln!("mutant {}: {}", mutant.name, mutant.bug);
+        let result = judge(&tree, &tool, mutant, flags.seconds).map_err(|e| format!("{e:#}"));
+        let row = Row { mutant, result };
+        eprintln!(
+            "mutant {}: {}",
+            mutant.name,
+            if row.is_caught() { "caught" } else { "NOT caught" }
+        );
+        rows.push(row);
+    }
+    let document = table::document(&MUTANT_BASE.image()?.release, &rows);
+    print!("{document}");
+    if flags.names.is_empty() {
+        let path = workspace::root().join(DOCUMENT);
+        fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
+    }
+    let is_all_caught = rows.iter().all(Row::is_caught);
+    Ok(if is_all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn wanted(names: &[String]) -> Result<Vec<&'static Mutant>> {
+    let all = catalogue::all();
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let named = |name: &String| {
+        let found = all.iter().find(|mutant| mutant.name == name).copied();
+        let Some(found) = found else {
+            let known: Vec<&str> = all.iter().map(|mutant| mutant.name).collect();
+            bail!("unknown mutant {name}: there are {}", known.join(", "));
+        };
+        Ok(found)
+    };
+    names.iter().map(named).collect()
+}
+
+fn judge(tree: &Tree, tool: &std::path::Path, mutant: &Mutant, seconds: u32) -> Result<Judgement> {
+    let folder = format!("mutants/{}", mutant.name);
+    let files: BTreeSet<&str> = catalogue::all()
+        .iter()
+        .flat_map(|mutant| mutant.edits.iter().map(|edit| edit.file))
+        .collect();
+    let modules = workspace::root().join("target/lab/modules").join(mutant.name);
+    let modules = tree.build(mutant.edits, &files, &modules)?;
+    let job = Job {
+        command: Command::Shell(script(mutant, seconds)),
+        programs: vec![("kvmdirty-trace".to_owned(), tool.to_owned())],
+        modules,
+    };
+    let Mutant { mmu, .. } = *mutant;
+    let shape = Shape { mmu, cpus: CPUS, memory_mib: MEMORY_MIB, timeout_s: TIMEOUT_S };
+    let run = machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
+    Judgement::read(&run.folder.join("out"), run.status)
+        .with_context(|| format!("status {} of the job, see {}", run.status, run.folder.display()))
+}
+
+const CPUS: u32 = 2;
+const MEMORY_MIB: u32 = 1536;
+const TIMEOUT_S: u64 = 300;
+
+/// Runs the demo's guest under the tool; what fired goes into a file beside the report.
+fn script(mutant: &Mutant, seconds: u32) -> String {
+    let Mutant { setup, guest, .. } = mutant;
+    let guest = guest.join(" ");
+    format!(
+        "echo 65536 > /sys/kernel/tracing/buffer_size_kb
+{setup}
+kvmdirty-trace demo --headless --json --seconds {seconds} {guest} > /out/report.json
+status=$?
+grep -o 'mutant fired .*' /sys/kernel/tracing/trace | sort -u > /out/fired
+dmesg > /out/dmesg
+exit $status
+"
+    )
+}
