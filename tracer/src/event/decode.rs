@@ -44,9 +44,59 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
 
 fn event_kind(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
     let [a, b, c, d] = raw.args;
-    let flags = raw.flags & KIND_FLAGS;
-    let has = |bit: u8| flags & bit != 0;
     Ok(match kind {
+        Kind::IoctlBegin => {
+            EventKind::IoctlBegin { op: ioctl_ref(a)?, first: b, count: c, flushes: d }
+        }
+        Kind::IoctlEnd => EventKind::IoctlEnd {
+            op: ioctl_ref(a)?,
+            ret: b as i64,
+            flushes: c,
+            words: d,
+            words_cut: raw.flags & flag::WORDS_CUT != 0,
+        },
+        Kind::VmSeen
+        | Kind::VmGone
+        | Kind::SlotState
+        | Kind::Flush
+        | Kind::RingReset
+        | Kind::SlotProtect
+        | Kind::Invalidate
+        | Kind::LockWait => boundary_kind(kind, raw),
+        Kind::Mark | Kind::SpteChange | Kind::FastFault | Kind::Fault | Kind::SpteSet => {
+            fault_kind(kind, raw)
+        }
+        Kind::HarvestWord => {
+            EventKind::HarvestWord { first: Gfn(a), mask: b, protected: c, slot: slot_ref(d) }
+        }
+        Kind::UserWord => EventKind::UserWord { first: Gfn(a), mask: b, protected: c, writable: d },
+        Kind::RmapAdd => EventKind::RmapAdd { gfn: Gfn(a), sptep: b, slot: slot_ref(c) },
+        Kind::HostWrite => EventKind::HostWrite {
+            gpa: a,
+            bytes: b,
+            slot: slot_ref(c),
+            writer: d as u8,
+            failed: d >> 8 & 1 != 0,
+            data_at_mark: data_at_mark(raw.flags & KIND_FLAGS),
+        },
+        Kind::RingPush => EventKind::RingPush {
+            offset: a,
+            slot: SlotId::from_abi(b as u32),
+            index: c as u32,
+            vcpu: VcpuId(d as u32),
+        },
+        Kind::RunBegin => EventKind::RunBegin { vcpu: VcpuId(a as u32) },
+        Kind::RunEnd => EventKind::RunEnd { vcpu: VcpuId(a as u32), ret: b as i64, exit_reason: c },
+        Kind::Split => EventKind::Split { page: page_ref(a), old: Spte(b), errno: c as i64 },
+        Kind::Zap => EventKind::Zap { page: page_ref(a) },
+    })
+}
+
+/// The records of VMs, slots, flushes and resets.
+fn boundary_kind(kind: Kind, raw: &RawEvent) -> EventKind {
+    let [a, b, c, d] = raw.args;
+    let has = |bit: u8| raw.flags & bit != 0;
+    match kind {
         Kind::VmSeen => EventKind::VmSeen {
             tgid: a as u32,
             manual_protect: b as u32,
@@ -63,16 +113,6 @@ fn event_kind(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
             bitmap: d,
             commit: has(flag::SLOT_COMMIT),
         },
-        Kind::IoctlBegin => {
-            EventKind::IoctlBegin { op: ioctl_ref(a)?, first: b, count: c, flushes: d }
-        }
-        Kind::IoctlEnd => EventKind::IoctlEnd {
-            op: ioctl_ref(a)?,
-            ret: b as i64,
-            flushes: c,
-            words: d,
-            words_cut: has(flag::WORDS_CUT),
-        },
         Kind::Flush => EventKind::Flush { before: a, after: b, first: Gfn(c), npages: d },
         Kind::RingReset => EventKind::RingReset {
             vcpu: VcpuId(a as u32),
@@ -87,34 +127,8 @@ fn event_kind(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
         Kind::Invalidate => {
             EventKind::Invalidate { start: a, end: b, flushes_before: c, flushes_after: d }
         }
-        Kind::LockWait => EventKind::LockWait { lock: a, lcb_flags: b as u32, ret: c as i64 },
-        Kind::Mark | Kind::SpteChange | Kind::FastFault | Kind::Fault | Kind::SpteSet => {
-            fault_kind(kind, raw)
-        }
-        Kind::HarvestWord => {
-            EventKind::HarvestWord { first: Gfn(a), mask: b, protected: c, slot: slot_ref(d) }
-        }
-        Kind::UserWord => EventKind::UserWord { first: Gfn(a), mask: b, protected: c, writable: d },
-        Kind::RmapAdd => EventKind::RmapAdd { gfn: Gfn(a), sptep: b, slot: slot_ref(c) },
-        Kind::HostWrite => EventKind::HostWrite {
-            gpa: a,
-            bytes: b,
-            slot: slot_ref(c),
-            writer: d as u8,
-            failed: d >> 8 & 1 != 0,
-            data_at_mark: data_at_mark(flags),
-        },
-        Kind::RingPush => EventKind::RingPush {
-            offset: a,
-            slot: SlotId::from_abi(b as u32),
-            index: c as u32,
-            vcpu: VcpuId(d as u32),
-        },
-        Kind::RunBegin => EventKind::RunBegin { vcpu: VcpuId(a as u32) },
-        Kind::RunEnd => EventKind::RunEnd { vcpu: VcpuId(a as u32), ret: b as i64, exit_reason: c },
-        Kind::Split => EventKind::Split { page: page_ref(a), old: Spte(b), errno: c as i64 },
-        Kind::Zap => EventKind::Zap { page: page_ref(a) },
-    })
+        _ => EventKind::LockWait { lock: a, lcb_flags: b as u32, ret: c as i64 },
+    }
 }
 
 /// The records of one fault: its mark, its store, its bracket.

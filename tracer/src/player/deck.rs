@@ -2,8 +2,9 @@
 
 use crate::event::{Batch, Nanos, Setup};
 use crate::pipeline::Pipeline;
-use crate::player::tape::{Tape, TapeError};
+use crate::player::tape::Tape;
 use crate::summary::Summary;
+use crate::trace::TraceError;
 use crate::verdict::Window;
 
 /// Restart points kept. Each holds the state of a pipeline: 16 MiB of recent records and 16 bytes per page that was
@@ -96,7 +97,7 @@ impl<T: Tape> Deck<T> {
     ///
     /// # Errors
     /// As [`Tape::next_batch`].
-    pub fn take_batch(&mut self) -> Result<Option<&Batch>, TapeError> {
+    pub fn take_batch(&mut self) -> Result<Option<&Batch>, TraceError> {
         if self.is_over {
             return Ok(None);
         }
@@ -117,7 +118,7 @@ impl<T: Tape> Deck<T> {
     ///
     /// # Errors
     /// As [`Tape::next_batch`].
-    pub fn step_towards(&mut self, target: Nanos) -> Result<bool, TapeError> {
+    pub fn step_towards(&mut self, target: Nanos) -> Result<bool, TraceError> {
         if target <= self.position || self.is_over {
             return Ok(true);
         }
@@ -146,7 +147,7 @@ impl<T: Tape> Deck<T> {
     ///
     /// # Errors
     /// As [`Tape::go_to`].
-    pub fn rewind_before(&mut self, target: Nanos) -> Result<(), TapeError> {
+    pub fn rewind_before(&mut self, target: Nanos) -> Result<(), TraceError> {
         if self.position <= target && !self.is_over {
             return Ok(());
         }
@@ -175,8 +176,8 @@ impl<T: Tape> Deck<T> {
     pub fn aside<R>(
         &mut self,
         place: &T::Place,
-        read: impl FnOnce(&mut T) -> Result<R, TapeError>,
-    ) -> Result<R, TapeError> {
+        read: impl FnOnce(&mut T) -> Result<R, TraceError>,
+    ) -> Result<R, TraceError> {
         let here = self.tape.place();
         self.tape.go_to(place)?;
         let result = read(&mut self.tape);

@@ -18,4 +18,4 @@ mod scan;
 
 pub use deck::Deck;
 pub use session::{Player, play};
-pub use tape::{MemoryTape, Tape, TapeError};
+pub use tape::{MemoryTape, Tape};

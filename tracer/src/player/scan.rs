@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::event::{Batch, Nanos};
 use crate::feed::{Follower, Journey, Request};
 use crate::player::deck::Deck;
-use crate::player::tape::{Tape, TapeError};
+use crate::player::tape::Tape;
+use crate::trace::TraceError;
 
 /// Events of one page kept of a recording.
 const EVENTS_MAX: usize = 1 << 18;
@@ -33,7 +34,7 @@ impl<T: Tape> Scan<T> {
     }
 
     /// Reads on for about `slice`.
-    pub(super) fn go_on(&mut self, deck: &mut Deck<T>, slice: Duration) -> Result<(), TapeError> {
+    pub(super) fn go_on(&mut self, deck: &mut Deck<T>, slice: Duration) -> Result<(), TraceError> {
         let until = super::session::now() + slice;
         let Self { follower, place, is_done } = self;
         deck.aside(&place.clone(), |tape| {

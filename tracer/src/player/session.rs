@@ -9,8 +9,9 @@ use crate::event::{IoctlOp, Kind, Nanos, RawEvent, Setup};
 use crate::feed::{self, Facts, Feed, Marks, Playback, Publisher, Request, Seek, Snapshot, Stage};
 use crate::player::deck::Deck;
 use crate::player::scan::Scan;
-use crate::player::tape::{Tape, TapeError};
+use crate::player::tape::Tape;
 use crate::summary::Summary;
+use crate::trace::TraceError;
 use crate::verdict::WindowKind;
 
 /// Time between two snapshots.
@@ -121,7 +122,7 @@ impl<T: Tape> Player<T> {
     }
 
     /// Does about a slice of what is to be done.
-    fn work(&mut self) -> Result<(), TapeError> {
+    fn work(&mut self) -> Result<(), TraceError> {
         match self.task {
             Task::Load => self.load()?,
             Task::Seek(target) => self.seek(target)?,
@@ -136,7 +137,7 @@ impl<T: Tape> Player<T> {
         Ok(())
     }
 
-    fn load(&mut self) -> Result<(), TapeError> {
+    fn load(&mut self) -> Result<(), TraceError> {
         let until = now() + SLICE;
         while now() < until {
             let Some(batch) = self.deck.take_batch()? else {
@@ -173,7 +174,7 @@ impl<T: Tape> Player<T> {
         self.task = Task::Rest;
     }
 
-    fn seek(&mut self, target: Nanos) -> Result<(), TapeError> {
+    fn seek(&mut self, target: Nanos) -> Result<(), TraceError> {
         if self.playback.end <= target {
             self.arrive_at_end();
             return Ok(());
@@ -203,7 +204,7 @@ impl<T: Tape> Player<T> {
     }
 
     /// Moves time by what has passed since.
-    fn play_on(&mut self, since: Instant) -> Result<(), TapeError> {
+    fn play_on(&mut self, since: Instant) -> Result<(), TraceError> {
         let passed = now().duration_since(since);
         if passed < BEAT / 2 {
             return Ok(());

@@ -1,10 +1,7 @@
 //! What a player reads: batches in order, from any place it has been at before.
 
-use std::io;
-
-use thiserror::Error;
-
 use crate::event::Batch;
+use crate::trace::{Place, Reader, TraceError};
 
 /// A recording that can be read again from a place it was read at before.
 pub trait Tape: Send + 'static {
@@ -15,7 +12,7 @@ pub trait Tape: Send + 'static {
     ///
     /// # Errors
     /// What the system refuses to read. Damage is no error but a gap in the batch.
-    fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TapeError>;
+    fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TraceError>;
 
     /// The place of the next batch.
     fn place(&self) -> Self::Place;
@@ -24,21 +21,30 @@ pub trait Tape: Send + 'static {
     ///
     /// # Errors
     /// What the system refuses to read.
-    fn go_to(&mut self, place: &Self::Place) -> Result<(), TapeError>;
+    fn go_to(&mut self, place: &Self::Place) -> Result<(), TraceError>;
 
     /// How far it has been read, and how far that can go, in any unit.
     fn progress(&self) -> (u64, u64);
 }
 
-/// Why a tape cannot be read on.
-#[derive(Debug, Error)]
-pub enum TapeError {
-    /// The system refused.
-    #[error("read the recording")]
-    Read(#[source] io::Error),
-    /// Another layer's error, which names its own operation.
-    #[error(transparent)]
-    Other(Box<dyn std::error::Error + Send + Sync>),
+impl Tape for Reader {
+    type Place = Place;
+
+    fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TraceError> {
+        Ok(Self::next_batch(self, batch)?.is_some())
+    }
+
+    fn place(&self) -> Place {
+        Self::place(self)
+    }
+
+    fn go_to(&mut self, place: &Place) -> Result<(), TraceError> {
+        self.return_to(place)
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        Self::progress(self)
+    }
 }
 
 /// Batches in memory: litmus files, and tests.
@@ -59,7 +65,7 @@ impl MemoryTape {
 impl Tape for MemoryTape {
     type Place = usize;
 
-    fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TapeError> {
+    fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TraceError> {
         let Some(next) = self.batches.get(self.next) else { return Ok(false) };
         batch.clone_from(next);
         self.next += 1;
@@ -70,7 +76,7 @@ impl Tape for MemoryTape {
         self.next
     }
 
-    fn go_to(&mut self, place: &usize) -> Result<(), TapeError> {
+    fn go_to(&mut self, place: &usize) -> Result<(), TraceError> {
         self.next = *place;
         Ok(())
     }

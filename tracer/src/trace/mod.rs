@@ -43,7 +43,7 @@ use std::path::PathBuf;
 
 pub use flight::{Flight, FlightLimits};
 pub use header::{Header, Origin, StartClock, Vmm};
-pub use reader::{Ending, Reader};
+pub use reader::{Ending, Place, Reader};
 pub use recover::{Damage, DamageKind};
 pub use rotate::{Rotation, RotationLimits};
 pub use writer::{Medium, WriteLimits, Writer};

@@ -46,6 +46,13 @@ struct Seen {
     ts_max: Nanos,
 }
 
+/// A place between two batches of one recording, to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    offset: u64,
+    seen: Option<Seen>,
+}
+
 /// How a recording ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -165,6 +172,22 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    /// Where the next batch begins.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { offset: self.offset, seen: self.seen }
+    }
+
+    /// Continues at a place this reader has been at: the same batches follow.
+    ///
+    /// # Errors
+    /// What the system refuses to read.
+    pub fn return_to(&mut self, place: &Place) -> Result<(), TraceError> {
+        (self.offset, self.seen) = (place.offset, place.seen);
+        self.ending = None;
+        self.go_to(self.offset)
     }
 
     /// Continues at the last frame that the index names before `time`: every record with a later time follows.

@@ -24,8 +24,6 @@ pub struct Model {
     pub size: (u16, u16),
     /// Styles and glyphs.
     pub palette: Palette,
-    /// The text of a rule.
-    pub explain: fn(RuleId) -> String,
     /// The tab on screen.
     pub tab: Tab,
     /// What lies over the tab, the last on top.
@@ -289,13 +287,7 @@ pub enum PromptKind {
 impl Model {
     /// A dashboard that has just been opened.
     #[must_use]
-    pub fn new(
-        setup: Arc<Setup>,
-        facts: Facts,
-        first: Arc<Snapshot>,
-        theme: Theme,
-        explain: fn(RuleId) -> String,
-    ) -> Self {
+    pub fn new(setup: Arc<Setup>, facts: Facts, first: Arc<Snapshot>, theme: Theme) -> Self {
         Self {
             setup,
             facts,
@@ -304,7 +296,6 @@ impl Model {
             flow: Flow::Flowing,
             size: (80, 24),
             palette: theme.palette(),
-            explain,
             tab: Tab::Overview,
             overlays: Vec::new(),
             overview: Overview {

@@ -13,10 +13,10 @@ use crate::tui::keys;
 use crate::tui::model::Model;
 use crate::tui::msg::{Effect, ExportFormat, Msg};
 use crate::tui::settings::Settings;
-use crate::tui::terminal::{Screen, Signals};
+use crate::tui::terminal::{Screen, Signals, has_panicked};
 use crate::tui::update::update;
 use crate::tui::view::view;
-use crate::verdict::{Finding, RuleId};
+use crate::verdict::Finding;
 
 /// Time between two frames of data; keys are drawn at once.
 const BEAT: Duration = Duration::from_millis(100);
@@ -25,8 +25,6 @@ const BEAT: Duration = Duration::from_millis(100);
 pub struct Options {
     /// How it looks.
     pub settings: Settings,
-    /// The text of a rule.
-    pub explain: fn(RuleId) -> String,
     /// What is done outside for us.
     pub host: Box<dyn Host>,
 }
@@ -64,6 +62,9 @@ pub enum TuiError {
     /// Drawing.
     #[error("draw")]
     Draw(#[source] io::Error),
+    /// The analysis thread panicked; its message stands above.
+    #[error("a thread of the analysis panicked")]
+    Panicked,
     /// Suspending.
     #[error("suspend")]
     Suspend(#[source] io::Error),
@@ -84,13 +85,8 @@ pub fn run(feed: Feed, options: Options) -> Result<Closing, TuiError> {
     let signals = Signals::register().map_err(TuiError::Signals)?;
     let screen = Screen::open(options.settings.mouse).map_err(TuiError::Open)?;
     let first = Arc::clone(feed.seen());
-    let model = Model::new(
-        Arc::clone(&feed.setup),
-        feed.facts.clone(),
-        first,
-        options.settings.theme,
-        options.explain,
-    );
+    let model =
+        Model::new(Arc::clone(&feed.setup), feed.facts.clone(), first, options.settings.theme);
     Loop { feed, model, screen, host: options.host, copied: Vec::new() }.run(&signals)
 }
 
@@ -109,6 +105,9 @@ impl Loop {
         self.draw()?;
         let mut beat = now();
         while !signals.is_ended() {
+            if has_panicked() {
+                return Err(TuiError::Panicked);
+            }
             if signals.take_suspended() {
                 self.effect(Effect::Suspend)?;
             }

@@ -22,6 +22,12 @@ pub enum Mouse {
     Captured,
 }
 
+/// The terminal is ours now; leaving twice would move the cursor back over what was printed in between.
+static IS_ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// A thread panicked while the terminal was ours.
+static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
+
 /// The terminal while it is ours. Dropping it gives it back.
 pub struct Screen {
     /// What is drawn on.
@@ -84,6 +90,7 @@ impl Drop for Screen {
 
 fn enter(mouse: Mouse) -> io::Result<()> {
     terminal::enable_raw_mode()?;
+    IS_ENTERED.store(true, Ordering::SeqCst);
     let entered =
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide).and_then(|()| {
             match mouse {
@@ -99,6 +106,9 @@ fn enter(mouse: Mouse) -> io::Result<()> {
 
 /// Gives the terminal back. Errors are of no use here: there is nobody left to tell, and each step is tried.
 fn leave() {
+    if !IS_ENTERED.swap(false, Ordering::SeqCst) {
+        return;
+    }
     let mut stdout = io::stdout();
     let _ = execute!(stdout, DisableMouseCapture);
     let _ = execute!(stdout, terminal::LeaveAlternateScreen, cursor::Show);
@@ -106,10 +116,17 @@ fn leave() {
     let _ = stdout.flush();
 }
 
+/// Some thread panicked; its message is on the ordinary screen, and nothing may be drawn over it.
+#[must_use]
+pub fn has_panicked() -> bool {
+    HAS_PANICKED.load(Ordering::SeqCst)
+}
+
 /// Lets a panic's message appear on the ordinary screen.
 fn restore_on_panic() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
+        HAS_PANICKED.store(true, Ordering::SeqCst);
         leave();
         before(info);
     }));

@@ -8,6 +8,7 @@ use crate::event::{Evidence, Gap, Kind, Operation};
 use crate::tui::figures::{clock, count, cut, duration, short, wrap};
 use crate::tui::model::Model;
 use crate::tui::view::frame::heading;
+use crate::verdict::rule::{Reach, RuleSet};
 use crate::verdict::{RuleId, UnknownCause};
 
 /// The screen.
@@ -99,28 +100,32 @@ const fn kinds(operation: Operation) -> &'static [Kind] {
 
 fn rule_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let palette = &model.palette;
-    let off = &model.shown.summary.rules_off;
+    let rules = RuleSet::new(&model.setup.plan);
     let mut lines = vec![heading(model, "rules", width)];
-    let on: Vec<_> = RuleId::ALL
-        .into_iter()
-        .filter(|rule| off.iter().all(|(other, _, _)| other != rule))
-        .map(RuleId::name)
-        .collect();
-    let text = if on.is_empty() { String::from("none") } else { on.join(" ") };
-    lines.extend(
-        wrap(&format!("on: {text}"), width.saturating_sub(2))
-            .into_iter()
-            .map(|part| Line::raw(format!("  {part}"))),
-    );
-    for (rule, operation, evidence) in off {
-        let needed = match evidence {
-            Evidence::None => "observed",
-            Evidence::Nearest => "observed at least by its nearest point",
-            Evidence::Direct => "observed directly",
+    let of = |wanted: fn(Reach) -> bool| {
+        let rules = RuleId::ALL.into_iter().filter(|&rule| wanted(rules.reach(rule)));
+        let names: Vec<_> = rules.map(RuleId::name).collect();
+        if names.is_empty() { String::from("none") } else { names.join(" ") }
+    };
+    let on = of(|reach| matches!(reach, Reach::On));
+    lines.push(Line::raw(format!("  on:      {on}")));
+    let half = of(|reach| matches!(reach, Reach::Half(..)));
+    lines.push(Line::raw(format!("  half on: {half} (they name hazards, and call nothing safe)")));
+    let off = of(|reach| matches!(reach, Reach::Off(..)));
+    lines.push(Line::raw(format!("  off:     {off}")));
+    for rule in RuleId::ALL {
+        let (state, operation, found) = match rules.reach(rule) {
+            Reach::On => continue,
+            Reach::Half(operation, found) => ("half on", operation, found),
+            Reach::Off(operation, found) => ("off", operation, found),
+        };
+        let why = match found {
+            Evidence::None => "is not observed",
+            Evidence::Nearest | Evidence::Direct => "is not observed directly",
         };
         lines.push(Line::from(vec![
-            Span::styled(format!("  {} off", rule.name()), palette.warning()),
-            Span::raw(format!(": {operation} is not {needed}")),
+            Span::styled(format!("  {} {state}", rule.name()), palette.warning()),
+            Span::raw(format!(": {operation} {why} ({})", rule.rule().name)),
         ]));
     }
     lines
@@ -243,7 +248,7 @@ mod tests {
 
     use crate::tui::model::Tab;
     use crate::tui::msg::{Step, Wish};
-    use crate::tui::sample::{after, busy, lossy, screen, with};
+    use crate::tui::sample::{after, busy, lossy, poorly_attached, screen, with};
 
     #[test]
     fn the_plan_and_its_records_come_first() {
@@ -278,21 +283,21 @@ mod tests {
 
     #[test]
     fn gaps_are_located_and_rules_say_why_they_are_off() {
-        let model = with(busy(), lossy);
+        let model = poorly_attached(with(busy(), lossy));
         let model = after(model, &[Wish::GoTo(Tab::Coverage), Wish::Move(Step::Bottom)]);
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging since 0.012345
-          ring-push           direct          0
-          ring-reset          direct          0
-          split               direct          0
-          zap                 direct          0
-          lock-wait           direct          0
-        ─ rules ────────────────────────────────────────────────────────────────────────
-          on: K01 K03 K04 K05 K06 K07 K08 K09 K11 K12 K13 K14 K15
-          K02 off: fast-fault-evidence is not observed
-          K10 off: flush is not observed directly
+          on:      K01 K03 K04 K07 K09 K11 K13 K14 K15
+          half on: K05 K06 (they name hazards, and call nothing safe)
+          off:     K02 K08 K10 K12
+          K02 off: fast-fault is not observed (mark-before-writable)
+          K05 half on: flush is not observed directly (harvested-not-flushed)
+          K06 half on: flush is not observed directly (ring-reset-dropped)
+          K08 off: host-write is not observed (host-write-unreported)
+          K10 off: flush is not observed directly (flush-assumed)
+          K12 off: flush is not observed directly (zap-unflushed)
         ─ dropped records: 4,203 in 2 gaps ─────────────────────────────────────────────
           ───────────────!────────────────────────────────────────────!!!!!!!!!───────
           ring-full at any hook: 4,203 records in 2 gaps
@@ -303,7 +308,7 @@ mod tests {
                    300  before-attach
         ─ seen and known to be harmless ────────────────────────────────────────────────
                     17  failed-cmpxchg
-        dropped 4,203 · gaps 2 · 2 rules off · cpu: probe 3.1% tool 1.2% max 25%
+        dropped 4,203 · gaps 2 · 4 rules off · cpu: probe 3.1% tool 1.2% max 25%
         ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
         "#);
     }

@@ -18,7 +18,7 @@ pub fn finding_lines(model: &Model, finding: &Finding, width: usize) -> Vec<Line
     let palette = &model.palette;
     let dot = palette.glyphs.dot;
     let begin = model.begin();
-    let title = format!("{} {}", finding.verdict.name(), finding.rule.name());
+    let title = format!("{} {}", finding.rule.name(), finding.rule.rule().name);
     let mut lines = vec![heading(model, &title, width)];
     let page = finding.gfn.map_or_else(|| String::from("whole slot"), |gfn| format!("gfn {gfn}"));
     let when = if finding.first == finding.last {
@@ -52,11 +52,62 @@ pub fn finding_lines(model: &Model, finding: &Finding, width: usize) -> Vec<Line
     lines
 }
 
-/// A rule's page.
+/// A rule's page, its drawings untouched.
 #[must_use]
-pub fn rule_lines(model: &Model, rule: RuleId) -> Vec<Line<'static>> {
-    let text = (model.explain)(rule);
-    text.lines().map(|line| Line::raw(line.to_owned())).collect()
+pub fn rule_lines(model: &Model, rule: RuleId, width: usize) -> Vec<Line<'static>> {
+    let rule = rule.rule();
+    let title = format!("{} {}", rule.id.name(), rule.name);
+    let mut lines = vec![heading(model, &title, width)];
+    lines.extend(reflow(&rule.page(), width).into_iter().map(Line::raw));
+    lines
+}
+
+/// A rule's page without its title: paragraphs fitted to the width, drawings as they are.
+fn reflow(page: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut paragraph = String::new();
+    let mut drawing: Option<Vec<String>> = None;
+    for line in page.lines().skip(1) {
+        if line.starts_with("```") {
+            lines.extend(wrap(&std::mem::take(&mut paragraph), width));
+            drawing = match drawing.take() {
+                Some(drawing) => {
+                    lines.extend(narrow(drawing, width));
+                    None
+                }
+                None => Some(Vec::new()),
+            };
+        } else if let Some(drawing) = &mut drawing {
+            drawing.push(line.to_owned());
+        } else if line.trim().is_empty() {
+            lines.extend(wrap(&std::mem::take(&mut paragraph), width));
+            lines.push(String::new());
+        } else {
+            paragraph.push_str(line);
+            paragraph.push(' ');
+        }
+    }
+    lines.extend(wrap(&paragraph, width));
+    lines
+}
+
+/// A drawing with blank columns taken out, one by one, until it fits.
+fn narrow(drawing: Vec<String>, width: usize) -> Vec<String> {
+    let mut rows: Vec<Vec<char>> = drawing.iter().map(|line| line.chars().collect()).collect();
+    loop {
+        let widest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        // Two blank columns side by side stay one, so that columns of the drawing stay apart.
+        let is_blank =
+            |column: usize| rows.iter().all(|row| row.get(column).is_none_or(|&c| c == ' '));
+        let spare = (0..widest).rev().find(|&column| is_blank(column) && is_blank(column + 1));
+        let Some(column) = spare.filter(|_| width < widest) else { break };
+        for row in &mut rows {
+            if column < row.len() {
+                row.remove(column);
+            }
+        }
+    }
+    rows.into_iter().map(String::from_iter).collect()
 }
 
 /// One window and the events of its page around it.
@@ -208,7 +259,7 @@ mod tests {
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging since 0.012345
-        ─ lost K05 ─────────────────────────────────────────────────────────────────────
+        ─ K05 harvested-not-flushed ────────────────────────────────────────────────────
         lost · vm 0xffff888100000000 · slot 0:0 · gfn 0x1000 · from 1.200000 to 1.400000
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its
         stale TLB entry
@@ -238,7 +289,7 @@ mod tests {
         assert_snapshot!(screen(&model, 140, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms                                                               live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus · 2 slots, 1 logging since 0.012345
-        ─ lost K05 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+        ─ K05 harvested-not-flushed ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
         lost · vm 0xffff888100000000 · slot 0:0 · gfn 0x1000 · from 1.200000 to 1.400000 · 3 times
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its stale TLB entry
         ─ witness ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,10 +325,25 @@ mod tests {
     fn the_rule_is_one_key_away_and_back() {
         let model = after(busy(), &[Wish::Enter, Wish::Explain]);
         let text = screen(&model, 80, 24);
-        assert_snapshot!(text.lines().skip(3).take(3).collect::<Vec<_>>().join("\n"), @r#"
-        K05 harvested-not-flushed
+        assert_snapshot!(text.lines().skip(3).take(18).collect::<Vec<_>>().join("\n"), @r#"
+        ─ K05 harvested-not-flushed ────────────────────────────────────────────────────
 
-        A harvest returns after the flush.
+        A harvest took bits and no TLB flush both started after the last write-protect
+        and finished before the ioctl returned.
+
+        Kernel: `kvm_get_dirty_log_protect()` flushes after it has dropped `mmu_lock`
+        and before it copies the bitmap to user space, if any word was not zero
+        (virt/kvm/kvm_main.c). At enable, `kvm_mmu_slot_apply_flags()` flushes always
+        since b64d740ea7dd; 5.10 only if an SPTE changed, which is a listed stock-kernel
+        hazard.
+
+        vcpu (cpu 0)                         harvester (cpu 1)
+        write gfn 7 (TLB holds W)
+                                             take bit 7, clear W
+                                             return                           (no flush)
+        write gfn 7 through the TLB          page 7 was copied already        <- lost
+
+        Evidence: each flush with begin and end, and the VM's flush counter at the
         "#);
         assert_eq!(after(model, &[Wish::Back]).overlays.len(), 1);
     }
@@ -287,7 +353,7 @@ mod tests {
         let model = after(busy(), &[Wish::NextHazard, Wish::Enter]);
         let text = screen(&model, 80, 24);
         assert_snapshot!(text.lines().skip(3).take(8).collect::<Vec<_>>().join("\n"), @r#"
-        ─ at-risk K15 ──────────────────────────────────────────────────────────────────
+        ─ K15 enabled-not-protected ────────────────────────────────────────────────────
         at-risk · vm 0xffff888100000000 · slot 0:0 · gfn 0x2000 · at 0.012400 · 1 time
         known hazard of this kernel release: enable-skips-flush
         stayed writable when logging was turned on

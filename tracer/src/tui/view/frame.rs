@@ -11,7 +11,8 @@ use crate::summary::VmSummary;
 use crate::tui::figures::{clock, count, cut, duration, moment, short};
 use crate::tui::model::{Flow, Model, PromptKind, Tab};
 use crate::tui::view::SIZE_MIN;
-use crate::verdict::Verdict;
+use crate::verdict::rule::RuleSet;
+use crate::verdict::{RuleId, Verdict};
 
 /// `kvmdirty-trace  1 overview  2 memory ...        live 12.345678`
 #[must_use]
@@ -189,9 +190,10 @@ pub fn loss_line(model: &Model, width: u16) -> Line<'static> {
         spans.push(Span::styled(format!("{name} {n}"), style));
         spans.push(Span::styled(dot.clone(), palette.quiet()));
     }
-    let off: BTreeSet<_> = summary.rules_off.iter().map(|(rule, _, _)| rule).collect();
-    if !off.is_empty() {
-        let text = format!("{} off", plural(off.len() as u64, "rule"));
+    let rules = RuleSet::new(&model.setup.plan);
+    let off = RuleId::ALL.into_iter().filter(|&rule| !rules.is_on(rule)).count();
+    if 0 < off {
+        let text = format!("{} off", plural(off as u64, "rule"));
         spans.push(Span::styled(text, palette.warning()));
         spans.push(Span::styled(dot, palette.quiet()));
     }

@@ -113,7 +113,7 @@ fn text(model: &Model, width: u16) -> Option<(Vec<Line<'static>>, usize)> {
             (detail::window_lines(model, window, width), *scroll)
         }
         Some(Overlay::Harvest { id, scroll }) => (detail::harvest_lines(model, *id), *scroll),
-        Some(Overlay::Rule { rule, scroll }) => (detail::rule_lines(model, *rule), *scroll),
+        Some(Overlay::Rule { rule, scroll }) => (detail::rule_lines(model, *rule, width), *scroll),
         Some(Overlay::Page { vm, gfn, scroll }) => (page::lines(model, *vm, *gfn, width), *scroll),
         Some(Overlay::Help { scroll }) => (help::lines(model, width), *scroll),
         Some(Overlay::Range { vm, slot, first, npages, selected }) => {

@@ -131,7 +131,9 @@ mod tests {
     use crate::tui::model::{List, Tab};
     use crate::tui::msg::Wish;
     use crate::tui::palette::Theme;
-    use crate::tui::sample::{after, busy, empty, lossy, overflowing, replay, screen, with};
+    use crate::tui::sample::{
+        after, busy, empty, lossy, overflowing, poorly_attached, replay, screen, with,
+    };
 
     #[test]
     fn an_empty_trace_says_that_nothing_was_seen() {
@@ -300,8 +302,8 @@ mod tests {
 
     #[test]
     fn loss_is_in_sight() {
-        let text = screen(&with(busy(), lossy), 80, 24);
-        assert_snapshot!(text.lines().rev().nth(1).unwrap_or_default(), @"dropped 4,203 · gaps 2 · 2 rules off · cpu: probe 3.1% tool 1.2% max 25%");
+        let text = screen(&poorly_attached(with(busy(), lossy)), 80, 24);
+        assert_snapshot!(text.lines().rev().nth(1).unwrap_or_default(), @"dropped 4,203 · gaps 2 · 4 rules off · cpu: probe 3.1% tool 1.2% max 25%");
     }
 
     #[test]
