@@ -12,7 +12,7 @@ use crate::export::report;
 use crate::feed::Feed;
 use crate::trace::litmus::Litmus;
 use crate::tui::{self, Closing, Environment, ExportFormat, Settings, Theme};
-use crate::verdict::{Finding, RuleId};
+use crate::verdict::Finding;
 
 /// Resolves how the dashboard looks.
 ///
@@ -56,7 +56,7 @@ fn default_file() -> Option<PathBuf> {
 /// The terminal cannot be used; it is given back.
 pub fn show(feed: Feed, settings: Settings) -> Result<Closing> {
     let host = Box::new(Exporter { setup: Arc::clone(&feed.setup) });
-    Ok(tui::run(feed, tui::Options { settings, explain, host })?)
+    Ok(tui::run(feed, tui::Options { settings, host })?)
 }
 
 /// Prints what was copied on the screen, for terminals without a clipboard.
@@ -84,8 +84,4 @@ impl tui::Host for Exporter {
         std::fs::write(&name, text).map_err(|error| format!("write {name}: {error}"))?;
         Ok(name)
     }
-}
-
-fn explain(rule: RuleId) -> String {
-    rule.rule().page()
 }
