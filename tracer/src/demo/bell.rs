@@ -57,8 +57,8 @@ impl Bell {
     ///
     /// # Errors
     ///
-    /// [`DemoError::NeverStarted`] if the controlling side stops or goes away first, or the failure of
-    /// another thread.
+    /// [`DemoError::NeverStarted`] if the controlling side stops or goes away first, or the failure
+    /// of another thread.
     pub fn await_go(&self) -> Result<(), DemoError> {
         let (state, changed) = &*self.shared;
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,8 +27,8 @@ pub fn open_kvm() -> Result<Kvm, DemoError> {
 ///
 /// # Errors
 ///
-/// [`DemoError::Unsupported`] if this kernel does not have it, [`DemoError::Config`] if its rings are
-/// smaller than asked for, [`DemoError::Ioctl`] if it refuses.
+/// [`DemoError::Unsupported`] if this kernel does not have it, [`DemoError::Config`] if its rings
+/// are smaller than asked for, [`DemoError::Ioctl`] if it refuses.
 pub fn enable_mode(vm: &VmFd, config: &GuestConfig) -> Result<(), DemoError> {
     match config.mode {
         Mode::Get => Ok(()),

@@ -10,7 +10,7 @@ use crate::demo::protocol::Harvest;
 use crate::demo::workload::{Workload, Workloads};
 
 /// A slot is moved or made again once in so many passes; each time its SPTEs are zapped.
-const SLOT_CHANGE_PERIOD: u64 = 4;
+const SLOT_CHANGE_PERIOD: u64 = 3;
 
 /// Disturbs one VM; returns the harvests that were needed on the way.
 ///
@@ -37,7 +37,7 @@ pub fn disturb(
         harvests.push(move_slot(machine, harvester, pass)?);
         workloads.done(Workload::MoveSlot, 1);
     }
-    if turn == SLOT_CHANGE_PERIOD / 2 && workloads.wants(Workload::RecreateSlot) {
+    if turn == 1 && workloads.wants(Workload::RecreateSlot) {
         harvests.push(recreate_slot(machine, harvester, pass)?);
         workloads.done(Workload::RecreateSlot, 1);
     }

@@ -54,10 +54,14 @@ impl Shadow {
     ///
     /// If the page lies outside the slot.
     pub fn copy(&mut self, memory: &Mapping, index: usize) {
-        let mut page = [0; PAGE];
-        memory.read_page(index, &mut page);
-        self.changed[index] |= self.pages[index] != page;
-        self.pages[index] = page;
+        let copied = &mut self.pages[index];
+        if self.changed[index] {
+            memory.read_page(index, copied);
+            return;
+        }
+        let before = *copied;
+        memory.read_page(index, copied);
+        self.changed[index] = before != *copied;
     }
 
     /// Compares guest memory with the copy; meaningful only when nothing writes any more.

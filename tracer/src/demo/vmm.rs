@@ -2,8 +2,8 @@
 //! more, compare.
 //!
 //! ```text
-//! ready ─ go ─▶ running ─▶ logging on, copy all ─▶ { wait; disturb; harvest }* ─▶ vCPUs stop ─▶ final
-//!                                                                        harvest ─▶ compare ─▶ report
+//! ready ─ go ─▶ running ─▶ logging on, copy all ─▶ { wait; disturb; harvest }*
+//!       ─▶ vCPUs stop ─▶ final harvest ─▶ compare ─▶ report
 //! ```
 
 use std::io::{BufRead, Write};

@@ -3,17 +3,21 @@
 //!
 //! | workload | what is done | KVM path |
 //! |---|---|---|
-//! | (always) | the guest increments words, the VMM harvests | write faults; fast faults after each write-protect (TDP) |
-//! | `zap` | the VMM unmaps or protects a slot's host memory and restores it | mmu notifier, SPTE zaps, slow faults |
-//! | `kvm-clock` | `KVM_SET_CLOCK` while the vCPU has a clock page | pvclock write by KVM at the next entry |
+//! | (always) | the guest increments words | write faults, fast faults after a harvest (TDP) |
+//! | `zap` | host memory of a slot is unmapped and restored | mmu notifier, slow faults |
+//! | `kvm-clock` | `KVM_SET_CLOCK` with a clock page | pvclock write by KVM at the next entry |
 //! | `steal-time` | the vCPU has a steal-time area | write by KVM at sched-in and sched-out |
-//! | `crossing` | the guest stores across the end of a slot | emulator, `kvm_vcpu_write_guest`, MMIO exit |
-//! | `exchange` | the guest does `lock cmpxchg` on its page table | shadow MMU: `emulator_cmpxchg_emulated`; else plain |
-//! | `forced-emulation` | store and `lock cmpxchg` with KVM's test prefix | the same on every MMU; needs `kvm.force_emulation_prefix=1` |
-//! | `move-slot` | a harvested slot moves in guest memory, logging on | `KVM_MR_MOVE`, zap of the slot |
-//! | `recreate-slot` | a harvested slot is deleted and made again | `KVM_MR_DELETE`, `KVM_MR_CREATE` with logging |
-//! | `second-vm` | another VM in the same process, harvested too | everything, with two `struct kvm` |
-//! | `ring-signals` | signals hit the thread that resets the rings | `kvm_dirty_ring_reset` returning early |
+//! | `crossing` | a store across the end of a slot | `kvm_vcpu_write_guest`, MMIO |
+//! | `exchange` | `lock cmpxchg` on a page table | shadow MMU: `emulator_cmpxchg_emulated` |
+//! | `forced-emulation` | store and `lock cmpxchg`, prefixed | emulator on every MMU |
+//! | `move-slot` | a harvested slot moves | `KVM_MR_MOVE` under logging, zap of the slot |
+//! | `recreate-slot` | it is deleted, made again | `KVM_MR_DELETE`, `KVM_MR_CREATE` |
+//! | `second-vm` | another VM in the same process | everything, with two `struct kvm` |
+//! | `ring-signals` | signals hit the resetting thread | early end of `kvm_dirty_ring_reset` |
+//!
+//! `forced-emulation` needs the module parameter `kvm.force_emulation_prefix=1`. `ring-signals` loses
+//! pages on kernels whose reset forgets the entries it has popped when a signal arrives (seen on 6.18
+//! and 7.3, not on 6.12).
 //!
 //! Huge pages, eager and lazy splitting are not workloads but configuration: `--huge-pages`, with
 //! the host's `kvm.eager_page_split` and the mode deciding when KVM splits.
