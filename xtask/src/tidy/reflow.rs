@@ -113,23 +113,23 @@ mod tests {
 
     #[test]
     fn wide_paragraph_is_broken_and_its_neighbours_stay() {
-        let text = format!("//! Short.\n//!\n//! {}\nuse a;\n", words(20));
-        let (first, second) = (words(16), words(4));
+        let text = format!("//! Short.\n//!\n//! {}\nuse a;\n", words(24));
+        let (first, second) = (words(19), words(5));
         let expected = format!("//! Short.\n//!\n//! {first}\n//! {second}\nuse a;\n");
         assert_eq!(comments(&text), expected);
     }
 
     #[test]
     fn list_items_hang() {
-        let text = format!("    /// - {}\n    ///   more\n    /// - next\n", words(18));
-        let (first, second) = (words(15), words(3));
+        let text = format!("    /// - {}\n    ///   more\n    /// - next\n", words(21));
+        let (first, second) = (words(18), words(3));
         let expected = format!("    /// - {first}\n    ///   {second} more\n    /// - next\n");
         assert_eq!(comments(&text), expected);
     }
 
     #[test]
     fn fences_and_tables_stay() {
-        let wide = words(20);
+        let wide = words(24);
         let text = format!("//! ```text\n//! {wide}\n//! ```\n//! | {wide} |\n");
         assert_eq!(comments(&text), text);
     }
