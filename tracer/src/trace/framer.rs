@@ -117,13 +117,16 @@ impl Framer {
         let gaps = std::mem::take(&mut self.pending.gaps);
         let watermarks = (previous, self.pending.watermark);
         let (mut records_at, mut gaps_at) = (0, 0);
+        // A frame without records still says how far the trace is complete; one of them is enough.
+        let mut is_first = true;
         loop {
             let (rest, rest_gaps) = (&records[records_at..], &gaps[gaps_at..]);
             let is_partial = rest.len() < frame_records && rest_gaps.len() <= FRAME_GAPS_MAX;
-            let is_done = rest.is_empty() && rest_gaps.is_empty() && records_at + gaps_at != 0;
+            let is_done = rest.is_empty() && rest_gaps.is_empty() && !is_first;
             if is_done || is_partial && !all {
                 break;
             }
+            is_first = false;
             let some = &rest[..rest.len().min(frame_records)];
             let some_gaps = &rest_gaps[..rest_gaps.len().min(FRAME_GAPS_MAX)];
             let is_last = some.len() == rest.len() && some_gaps.len() == rest_gaps.len();
@@ -167,5 +170,30 @@ impl Framer {
         sink.take(head, &self.payload, &records[..taken])?;
         self.done = done;
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count(Vec<u32>);
+
+    impl FrameSink for Count {
+        fn take(&mut self, head: FrameHead, _: &[u8], _: &[RawEvent]) -> Result<(), TraceError> {
+            self.0.push(head.records);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_quiet_second_is_one_empty_frame() {
+        let mut framer = Framer::new(WriteLimits::STANDARD).unwrap();
+        let mut frames = Count(Vec::new());
+        for second in 1..=3 {
+            let watermark = Nanos(second * 1_000_000_000);
+            framer.push(&Batch { watermark, ..Batch::default() }, &mut frames).unwrap();
+        }
+        assert_eq!(frames.0, [0, 0, 0]);
     }
 }
