@@ -28,6 +28,10 @@ const BATCHES_MAX: usize = 64;
 /// Time between two published snapshots.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// Why tracing stopped by itself.
+const OVER_BUDGET: &str =
+    "tracing has stopped: the probe took more than its budget (--budget PERCENT of one CPU)";
+
 /// Where batches come from: the live session.
 pub trait Drain: Send + Sized + 'static {
     /// What was delivered and dropped since the last call; never waits.
@@ -86,6 +90,8 @@ struct Flags {
 enum Parcel {
     Batch(Batch),
     Overhead(Overhead),
+    /// Nothing more will come, and why.
+    Stopped(&'static str),
 }
 
 impl Capture {
@@ -162,10 +168,16 @@ fn read(
         }
         if Duration::from_secs(1) <= measured.elapsed() {
             measured = Instant::now();
-            if let Some(overhead) = source.overhead()
-                && parcels.send(Parcel::Overhead(overhead)).is_err()
-            {
-                break;
+            if let Some(overhead) = source.overhead() {
+                let is_over = overhead.budget_percent < overhead.probe_percent;
+                if parcels.send(Parcel::Overhead(overhead)).is_err() {
+                    break;
+                }
+                if is_over {
+                    // The host comes first: what has been seen so far is kept and judged.
+                    let _ = parcels.send(Parcel::Stopped(OVER_BUDGET));
+                    break;
+                }
             }
         }
         std::thread::sleep(pause);
@@ -186,11 +198,13 @@ struct Analysis {
     publisher: Publisher,
     overhead: Option<Overhead>,
     hazards: u64,
+    ending: &'static str,
 }
 
 impl Analysis {
     fn new(setup: Setup, publisher: Publisher) -> Self {
-        Self { pipeline: Pipeline::new(setup), publisher, overhead: None, hazards: 0 }
+        let pipeline = Pipeline::new(setup);
+        Self { pipeline, publisher, overhead: None, hazards: 0, ending: "tracing has stopped" }
     }
 
     fn run(mut self, inbox: &Receiver<Parcel>, flags: &Flags) -> Pipeline {
@@ -199,6 +213,7 @@ impl Analysis {
             match inbox.recv_timeout(BEAT) {
                 Ok(Parcel::Batch(batch)) => self.pipeline.push(&batch),
                 Ok(Parcel::Overhead(overhead)) => self.overhead = Some(overhead),
+                Ok(Parcel::Stopped(why)) => self.ending = why,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -213,7 +228,7 @@ impl Analysis {
             }
         }
         self.pipeline.finish();
-        self.publish(Stage::Ended(String::from("tracing has stopped")));
+        self.publish(Stage::Ended(self.ending.to_owned()));
         self.pipeline
     }
 

@@ -120,13 +120,8 @@ fn traced(args: &DemoArgs) -> Result<Run, Trouble> {
     let settings = screen::settings(&args.screen)?;
     // What the guest says of a host without KVM is not an error of the demo.
     let (mut guest, ready) = GuestProcess::start(&args.guest).map_err(Trouble::Forbidden)?;
-    let trace = TraceArgs {
-        duration: None,
-        is_final: true,
-        wait: true,
-        ready_file: None,
-        budget: u32::MAX,
-    };
+    let trace =
+        TraceArgs { duration: None, is_final: true, wait: true, ready_file: None, budget: 400 };
     let source = LiveSource::attach(ready.pid, &trace).map_err(Trouble::Forbidden)?;
     // The baseline is taken only once it is sure that there will be something to compare.
     let baseline = baseline(&args.guest);

@@ -11,7 +11,7 @@ use super::capture::{Capture, Drain, Tee};
 use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
 use crate::event::{Batch, Setup};
-use crate::feed::{Facts, Feed, Overhead};
+use crate::feed::{Facts, Feed, Overhead, Stage};
 use crate::live::{Options, Session, Target};
 use crate::outcome::Outcome;
 use crate::summary::Summary;
@@ -177,12 +177,16 @@ pub fn follow(
                 () = &mut end => return Ok(()),
                 _ = tick.tick() => {
                     let Watched::Process(pid) = watched;
+                    let _ = feed.newest();
+                    if let Stage::Ended(why) = &feed.seen().stage {
+                        writeln!(lines, "{why}").context("print a line")?;
+                        return Ok(());
+                    }
                     if capture.has_ended() || !Path::new("/proc").join(pid.to_string()).exists() {
                         return Ok(());
                     }
                     ticks += 1;
                     if ticks.is_multiple_of(10) {
-                        let _ = feed.newest();
                         writeln!(lines, "{}", line(&feed.seen().summary, feed.seen().overhead))
                             .context("print a line")?;
                     }
