@@ -37,6 +37,9 @@ pub enum Command {
         after_help = "Example:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s"
     )]
     Record(RecordArgs),
+    /// Open a recording in the dashboard, with time travel.
+    #[command(after_help = "Example:\n  kvmdirty-trace replay vm.kdt")]
+    Replay(ReplayArgs),
     /// Judge a recording: report and exit status. Needs no root and no KVM.
     #[command(after_help = "Example:\n  kvmdirty-trace check vm.kdt --final --json > verdict.json")]
     Check(CheckArgs),

@@ -9,6 +9,7 @@ mod inspect;
 mod live;
 mod record;
 mod recording;
+mod replay;
 mod report;
 mod screen;
 
@@ -25,6 +26,7 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         None => live::run(&cli.live),
         Some(Command::Record(args)) => record::run(args),
+        Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Check(args)) => report::check(args),
         Some(Command::Export(args)) => export::run(args),
         Some(Command::Doctor(args)) => inspect::doctor(args),
