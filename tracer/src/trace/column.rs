@@ -21,6 +21,8 @@ pub(super) struct Malformed;
 pub(super) struct Plain {
     pub bytes: Vec<u8>,
     pub cuts: Vec<usize>,
+    /// The values of a column by their code.
+    of_code: [Vec<u64>; 5],
 }
 
 /// Sections smaller than this share one block of the compressor.
@@ -34,9 +36,7 @@ impl Plain {
 
     /// A section ends here.
     pub fn cut(&mut self) {
-        if self.cuts.last().copied().unwrap_or(0) + SECTION_BYTES_MIN <= self.bytes.len() {
-            self.cuts.push(self.bytes.len());
-        }
+        cut(&self.bytes, &mut self.cuts);
     }
 
     pub fn put_varint(&mut self, mut value: u64) {
@@ -63,26 +63,35 @@ impl Plain {
         let top = (0..5).rev().find(|&code| counts[code] != 0).unwrap_or(0);
         if top == floor {
             self.bytes.extend_from_slice(&[1, WIDTH[top] as u8]);
-            self.put_planes(values.iter().copied(), WIDTH[top]);
+            put_planes(values, WIDTH[top], &mut self.bytes, &mut self.cuts);
             return;
         }
         self.bytes.push(2);
-        self.bytes.extend(values.iter().map(|&value| code(value).max(floor as u8)));
+        for list in &mut self.of_code {
+            list.clear();
+        }
+        for &value in values {
+            let code = code(value).max(floor as u8);
+            self.bytes.push(code);
+            self.of_code[usize::from(code)].push(value);
+        }
         self.cut();
-        for (index, width) in WIDTH.into_iter().enumerate().skip(1) {
-            let of_width = values
-                .iter()
-                .copied()
-                .filter(|&value| usize::from(code(value).max(floor as u8)) == index);
-            self.put_planes(of_width, width);
+        for (list, width) in self.of_code.iter().zip(WIDTH).skip(1) {
+            put_planes(list, width, &mut self.bytes, &mut self.cuts);
         }
     }
+}
 
-    fn put_planes(&mut self, values: impl Iterator<Item = u64> + Clone, width: usize) {
-        for plane in 0..width {
-            self.bytes.extend(values.clone().map(|value| (value >> (8 * plane)) as u8));
-            self.cut();
-        }
+fn put_planes(values: &[u64], width: usize, bytes: &mut Vec<u8>, cuts: &mut Vec<usize>) {
+    for plane in 0..width {
+        bytes.extend(values.iter().map(|&value| (value >> (8 * plane)) as u8));
+        cut(bytes, cuts);
+    }
+}
+
+fn cut(bytes: &[u8], cuts: &mut Vec<usize>) {
+    if cuts.last().copied().unwrap_or(0) + SECTION_BYTES_MIN <= bytes.len() {
+        cuts.push(bytes.len());
     }
 }
 
@@ -127,6 +136,15 @@ impl<'a> Cursor<'a> {
             }
         }
         Err(Malformed)
+    }
+
+    /// Passes the next column if every value in it is 0.
+    pub fn skip_zeros(&mut self) -> bool {
+        let Some((0, rest)) = self.rest.split_first() else {
+            return false;
+        };
+        self.rest = rest;
+        true
     }
 
     /// Reads the next column over `values`, whose length is the number of its values.

@@ -16,6 +16,7 @@ use zstd::bulk::Decompressor;
 pub(super) struct Decoder {
     zstd: Decompressor<'static>,
     plain: Vec<u8>,
+    head_column: Vec<u64>,
     columns: Vec<u64>,
     scratch: Vec<u64>,
     heads: Vec<Head>,
@@ -38,8 +39,19 @@ struct Head {
 struct Group {
     tags: Tags,
     records: usize,
-    begin: usize,
+    columns: [Place; COLUMNS],
     next: usize,
+}
+
+/// Where a column stands; one that is all zeros takes a single place.
+#[derive(Clone, Copy)]
+struct Place {
+    begin: usize,
+    mask: usize,
+}
+
+impl Place {
+    const ZEROS: Self = Self { begin: 0, mask: 0 };
 }
 
 impl Decoder {
@@ -47,6 +59,7 @@ impl Decoder {
         Ok(Self {
             zstd: Decompressor::new()?,
             plain: Vec::new(),
+            head_column: Vec::new(),
             columns: Vec::new(),
             scratch: Vec::new(),
             heads: Vec::new(),
@@ -88,21 +101,26 @@ impl Decoder {
         for _ in 0..head.gaps {
             batch.gaps.push(read_gap(cursor.take(GAP_BYTES)?)?);
         }
-        self.columns.clear();
-        self.columns.resize(records * (COLUMNS + 1), 0);
-        let (head_column, columns) = self.columns.split_at_mut(records);
-        cursor.column(head_column, &mut self.scratch)?;
-        for &head in head_column.iter() {
+        self.head_column.clear();
+        self.head_column.resize(records, 0);
+        cursor.column(&mut self.head_column, &mut self.scratch)?;
+        for &head in &self.head_column {
             let head = self.heads.get(head as usize).ok_or(Malformed)?;
             self.groups[usize::from(head.group)].records += 1;
         }
-        let mut begin = 0;
+        self.columns.clear();
+        self.columns.push(0);
         for group in &mut self.groups {
             group.tags = Tags::read(&mut cursor)?;
-            group.begin = begin;
-            for _ in 0..COLUMNS {
-                cursor.column(&mut columns[begin..begin + group.records], &mut self.scratch)?;
-                begin += group.records;
+            for place in &mut group.columns {
+                if cursor.skip_zeros() {
+                    *place = Place::ZEROS;
+                    continue;
+                }
+                let begin = self.columns.len();
+                *place = Place { begin, mask: usize::MAX };
+                self.columns.resize(begin + group.records, 0);
+                cursor.column(&mut self.columns[begin..], &mut self.scratch)?;
             }
         }
         if !cursor.is_empty() {
@@ -110,7 +128,7 @@ impl Decoder {
         }
         self.context.reset(records, lanes, self.groups.len());
         batch.records.reserve(records);
-        self.assemble(records, &mut batch.records)
+        self.assemble(&mut batch.records)
     }
 
     /// Reads the heads; returns how many lanes they name.
@@ -128,7 +146,12 @@ impl Decoder {
             let group = &mut group_of_kind[usize::from(kind)];
             if *group == u16::MAX {
                 *group = self.groups.len() as u16;
-                self.groups.push(Group { tags: Tags::PLAIN, records: 0, begin: 0, next: 0 });
+                self.groups.push(Group {
+                    tags: Tags::PLAIN,
+                    records: 0,
+                    columns: [Place::ZEROS; COLUMNS],
+                    next: 0,
+                });
             }
             let next_lane = lanes.len();
             let lane = *lanes.entry((cpu, flags >> CLASS_SHIFT)).or_insert(next_lane);
@@ -148,27 +171,30 @@ impl Decoder {
         Ok(())
     }
 
-    fn assemble(&mut self, records: usize, out: &mut Vec<RawEvent>) -> Result<(), Malformed> {
-        let (head_column, columns) = self.columns.split_at(records);
-        for &head in head_column {
+    fn assemble(&mut self, out: &mut Vec<RawEvent>) -> Result<(), Malformed> {
+        for &head in &self.head_column {
             let Head { cpu, kind, flags, lane, group } = self.heads[head as usize];
             let (lane, kind_index) = (usize::from(lane), usize::from(group));
             let group = &mut self.groups[kind_index];
-            let n = group.records;
-            let column = &columns[group.begin + group.next..];
+            let next = group.next;
             group.next += 1;
+            let column = |index: usize| {
+                let Place { begin, mask } = group.columns[index];
+                self.columns[begin + (next & mask)]
+            };
             let state = &mut self.context.lanes[lane];
-            let ts_ns = state.ts.wrapping_add(unzigzag(column[0]));
-            let seq = state.seq.wrapping_add(unzigzag(column[n]) as u32);
-            if column[2 * n] != 0 {
-                state.who = u32::try_from(column[2 * n]).map_err(|_| Malformed)?;
+            let ts_ns = state.ts.wrapping_add(unzigzag(column(0)));
+            let seq = state.seq.wrapping_add(unzigzag(column(1)) as u32);
+            let new_who = column(2);
+            if new_who != 0 {
+                state.who = u32::try_from(new_who).map_err(|_| Malformed)?;
             }
             let who = (state.who as usize).checked_sub(1).ok_or(Malformed)?;
             let &(vm, tid) = self.whos.get(who).ok_or(Malformed)?;
             let begin = if group.tags.is_outer {
-                state.begin.wrapping_sub(unzigzag(column[3 * n]))
+                state.begin.wrapping_sub(unzigzag(column(3)))
             } else {
-                ts_ns.wrapping_sub(column[3 * n])
+                ts_ns.wrapping_sub(column(3))
             };
             (state.ts, state.begin, state.seq) = (ts_ns, begin, seq.wrapping_add(1));
             let span_ns = ts_ns.wrapping_sub(begin) as u32;
@@ -177,7 +203,7 @@ impl Decoder {
             for (arg, tag) in group.tags.args.iter().enumerate() {
                 let at = At { lane, kind: kind_index, vm, gfn, args: &args };
                 let prediction = self.context.predict(&at, arg, tag.source);
-                let value = tag.value(column[(4 + arg) * n], prediction);
+                let value = tag.value(column(4 + arg), prediction);
                 gfn = self.context.learn(gfn, vm, tag.role, value);
                 args[arg] = value;
             }

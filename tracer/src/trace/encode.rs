@@ -33,9 +33,19 @@ pub(super) struct Encoder {
     head_column: Vec<u64>,
     context: Context,
     chooser: Chooser,
-    groups: Vec<[Vec<u64>; COLUMNS]>,
+    groups: Vec<Group>,
+    columns: Vec<u64>,
     plain: Plain,
     zstd: Zstd<'static>,
+}
+
+/// The columns of one kind: the `n`th begins at `begin + n * records` of [`Encoder::columns`].
+#[derive(Clone, Copy)]
+struct Group {
+    kind: u8,
+    records: usize,
+    begin: usize,
+    next: usize,
 }
 
 /// The parts of a frame's header that the encoder knows.
@@ -56,6 +66,7 @@ impl Encoder {
             context: Context::new(),
             chooser: Chooser::default(),
             groups: Vec::new(),
+            columns: Vec::new(),
             plain: Plain::default(),
             zstd: Zstd::new(level)?,
         })
@@ -69,8 +80,9 @@ impl Encoder {
         gaps: &[Gap],
         payload: &mut Vec<u8>,
     ) -> io::Result<(usize, Encoded)> {
-        let (kinds, lanes) = self.index(records);
+        let lanes = self.index(records);
         let records = &records[..self.places.len()];
+        let kinds: Vec<u8> = self.groups.iter().map(|group| group.kind).collect();
         self.context.reset(records.len(), lanes.len(), kinds.len());
         let tags = self.chooser.choose(records, &self.places, &kinds, &mut self.context);
         self.context.reset(records.len(), lanes.len(), kinds.len());
@@ -81,15 +93,15 @@ impl Encoder {
     }
 
     /// Finds the heads, lanes and kinds of a frame, and with them how many of the records it can hold.
-    fn index(&mut self, records: &[RawEvent]) -> (Vec<u8>, Vec<LaneRange>) {
-        let mut kinds = Vec::new();
-        let mut kind_index = [0; 256];
+    fn index(&mut self, records: &[RawEvent]) -> Vec<LaneRange> {
+        let mut group_of_kind = [None; 256];
         let mut lanes: Vec<LaneRange> = Vec::new();
         let mut of_head: Vec<(u16, u8)> = Vec::new();
         self.heads.clear();
         self.lanes.clear();
         self.places.clear();
         self.head_column.clear();
+        self.groups.clear();
         for record in records {
             let key = u64::from(record.cpu)
                 | u64::from(record.kind) << 16
@@ -113,63 +125,67 @@ impl Encoder {
                         last_seq: seq,
                     });
                 }
-                if !kinds.contains(&record.kind) {
-                    kind_index[usize::from(record.kind)] = kinds.len() as u8;
-                    kinds.push(record.kind);
-                }
-                of_head.push((lane as u16, kind_index[usize::from(record.kind)]));
+                let group = *group_of_kind[usize::from(record.kind)].get_or_insert_with(|| {
+                    let kind = record.kind;
+                    self.groups.push(Group { kind, records: 0, begin: 0, next: 0 });
+                    (self.groups.len() - 1) as u8
+                });
+                of_head.push((lane as u16, group));
             }
             let (lane, kind) = of_head[head];
+            self.groups[usize::from(kind)].records += 1;
             let range = &mut lanes[usize::from(lane)];
             range.records += 1;
             range.last_seq = record.seq;
             self.places.push((lane % LANES as u16, kind));
             self.head_column.push(head as u64);
         }
-        (kinds, lanes)
+        lanes
     }
 
     /// Fills the columns of every kind.
     fn fill(&mut self, records: &[RawEvent], tags: &[Tags]) {
         self.whos.clear();
-        self.groups.resize_with(tags.len().max(self.groups.len()), Default::default);
-        for column in self.groups.iter_mut().flatten() {
-            column.clear();
+        self.columns.clear();
+        self.columns.resize(records.len() * COLUMNS, 0);
+        let mut begin = 0;
+        for group in &mut self.groups {
+            group.begin = begin;
+            begin += group.records * COLUMNS;
         }
         for (record, &(lane, kind)) in records.iter().zip(&self.places) {
             let (lane, kind) = (usize::from(lane), usize::from(kind));
             let group = &mut self.groups[kind];
+            let n = group.records;
+            let column = &mut self.columns[group.begin + group.next..group.begin + n * COLUMNS];
+            group.next += 1;
             let state = &mut self.context.lanes[lane];
             let begin = record.ts_ns.wrapping_sub(u64::from(record.span_ns));
-            group[0].push(zigzag(record.ts_ns.wrapping_sub(state.ts)));
+            column[0] = zigzag(record.ts_ns.wrapping_sub(state.ts));
             let seq_jump = record.seq.wrapping_sub(state.seq) as i32;
-            group[1].push(zigzag(i64::from(seq_jump) as u64));
-            let who_key = (record.vm, record.tid);
-            let is_same = state.who != 0 && self.whos.keys[state.who as usize - 1] == who_key;
-            if is_same {
-                group[2].push(0);
-            } else {
-                state.who = self.whos.index_of(who_key) as u32 + 1;
-                group[2].push(u64::from(state.who));
+            column[n] = zigzag(i64::from(seq_jump) as u64);
+            let who = (record.vm, record.tid);
+            if state.who == 0 || self.whos.keys[state.who as usize - 1] != who {
+                state.who = self.whos.index_of(who) as u32 + 1;
+                column[2 * n] = u64::from(state.who);
             }
-            group[3].push(if tags[kind].is_outer {
+            column[3 * n] = if tags[kind].is_outer {
                 zigzag(state.begin.wrapping_sub(begin))
             } else {
                 u64::from(record.span_ns)
-            });
+            };
             (state.ts, state.begin, state.seq) = (record.ts_ns, begin, record.seq.wrapping_add(1));
             let mut gfn = state.gfn;
-            let mut args = [0; 4];
             for (arg, tag) in tags[kind].args.iter().enumerate() {
                 let value = record.args[arg];
-                let at = At { lane, kind, vm: record.vm, gfn, args: &args };
+                // Arguments that come later are never asked for.
+                let at = At { lane, kind, vm: record.vm, gfn, args: &record.args };
                 let prediction = self.context.predict(&at, arg, tag.source);
-                group[4 + arg].push(tag.residual(value, prediction));
+                column[(4 + arg) * n] = tag.residual(value, prediction);
                 gfn = self.context.learn(gfn, record.vm, tag.role, value);
-                args[arg] = value;
             }
             self.context.lanes[lane].gfn = gfn;
-            *self.context.previous(lane, kind) = args;
+            *self.context.previous(lane, kind) = record.args;
         }
     }
 
@@ -193,7 +209,8 @@ impl Encoder {
         plain.put_column(&self.head_column);
         for (tags, group) in tags.iter().zip(&self.groups) {
             tags.put(plain);
-            for column in group {
+            let columns = &self.columns[group.begin..group.begin + group.records * COLUMNS];
+            for column in columns.chunks_exact(group.records) {
                 plain.put_column(column);
             }
         }

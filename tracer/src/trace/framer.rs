@@ -113,8 +113,8 @@ impl Framer {
         previous: Nanos,
         sink: &mut impl FrameSink,
     ) -> Result<(), TraceError> {
-        let records = std::mem::take(&mut self.pending.records);
-        let gaps = std::mem::take(&mut self.pending.gaps);
+        let mut records = std::mem::take(&mut self.pending.records);
+        let mut gaps = std::mem::take(&mut self.pending.gaps);
         let watermarks = (previous, self.pending.watermark);
         let (mut records_at, mut gaps_at) = (0, 0);
         // A frame without records still says how far the trace is complete; one of them is enough.
@@ -133,8 +133,9 @@ impl Framer {
             records_at += self.emit_frame(some, some_gaps, is_last, watermarks, sink)?;
             gaps_at += some_gaps.len();
         }
-        self.pending.records.extend_from_slice(&records[records_at..]);
-        self.pending.gaps.extend_from_slice(&gaps[gaps_at..]);
+        records.drain(..records_at);
+        gaps.drain(..gaps_at);
+        (self.pending.records, self.pending.gaps) = (records, gaps);
         Ok(())
     }
 

@@ -239,7 +239,7 @@ impl Context {
     }
 
     /// The prediction for argument `arg` of a record, of which the earlier arguments are known.
-    #[inline]
+    #[inline(always)]
     pub fn predict(&self, at: &At<'_>, arg: usize, source: Source) -> u64 {
         let gfn = at.gfn;
         match source {
@@ -263,7 +263,7 @@ impl Context {
     }
 
     /// Takes note of a value; returns the page the lane works on from now on.
-    #[inline]
+    #[inline(always)]
     pub fn learn(&mut self, gfn: u64, vm: u64, role: Role, value: u64) -> u64 {
         match role {
             Role::Plain => {}
