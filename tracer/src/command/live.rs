@@ -118,9 +118,10 @@ pub fn run(args: &LiveArgs) -> Result<Outcome> {
         super::report::print_text(&summary, &setup)?;
         Ok(Outcome::of(&summary))
     } else {
-        let closing = screen::show(feed, settings)?;
+        // A terminal that is gone must not cost the recording its end.
+        let shown = screen::show(feed, settings);
         let summary = capture.stop()?;
-        screen::after(&closing);
+        screen::after(&shown?);
         super::report::print_text(&summary, &setup)?;
         Ok(Outcome::of(&summary))
     }

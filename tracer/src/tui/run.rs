@@ -13,7 +13,7 @@ use crate::tui::keys;
 use crate::tui::model::Model;
 use crate::tui::msg::{Effect, ExportFormat, Msg};
 use crate::tui::settings::Settings;
-use crate::tui::terminal::{Screen, Signals, has_panicked};
+use crate::tui::terminal::{Input, Keyboard, Screen, Signals, has_panicked};
 use crate::tui::update::update;
 use crate::tui::view::view;
 use crate::verdict::Finding;
@@ -103,6 +103,7 @@ impl Loop {
         let size = self.screen.terminal.size().map_err(TuiError::Draw)?;
         update(&mut self.model, Msg::Resize(size.width, size.height));
         self.draw()?;
+        let keyboard = Keyboard::open();
         let mut beat = now();
         while !signals.is_ended() {
             if has_panicked() {
@@ -115,9 +116,15 @@ impl Loop {
                 self.screen.take_again().map_err(TuiError::Suspend)?;
                 self.draw()?;
             }
-            let wait = BEAT.saturating_sub(now().duration_since(beat));
-            if event::poll(wait).map_err(TuiError::Keys)? && self.take_events()? == Next::End {
-                break;
+            match keyboard.wait(BEAT.saturating_sub(now().duration_since(beat))) {
+                Input::Gone => break,
+                Input::Quiet => {}
+                Input::Waiting => {
+                    let is_event = event::poll(Duration::ZERO).map_err(TuiError::Keys)?;
+                    if is_event && self.take_events()? == Next::End {
+                        break;
+                    }
+                }
             }
             if BEAT <= now().duration_since(beat) {
                 beat = now();

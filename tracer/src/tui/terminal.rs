@@ -1,13 +1,17 @@
 //! The terminal: taken over at the start, given back at the end - at a panic, a signal, a suspension too.
 
-use std::io::{self, Stdout, Write as _};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Stdout, Write as _};
+use std::os::fd::AsFd;
 use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use crossterm::{cursor, execute, terminal};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
@@ -130,6 +134,52 @@ fn restore_on_panic() {
         leave();
         before(info);
     }));
+}
+
+/// What became of a wait for the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Something can be read, or a signal came (a resize among them).
+    Waiting,
+    /// Nothing happened.
+    Quiet,
+    /// The terminal is gone: its window was closed, its connection lost.
+    Gone,
+}
+
+/// The terminal as a file that can be waited for.
+///
+/// crossterm's own wait does not return once the terminal has hung up, and takes a whole CPU for it, so the hang-up is
+/// looked for first.
+#[derive(Debug)]
+pub struct Keyboard(Option<File>);
+
+impl Keyboard {
+    /// The terminal crossterm reads: standard input, or the controlling terminal.
+    #[must_use]
+    pub fn open() -> Self {
+        let is_terminal = io::stdin().is_terminal();
+        Self(if is_terminal { None } else { File::open("/dev/tty").ok() })
+    }
+
+    /// Waits for the user.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> Input {
+        let stdin = io::stdin();
+        let file = self.0.as_ref().map_or(stdin.as_fd(), AsFd::as_fd);
+        let mut files = [PollFd::new(file, PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
+        match nix::poll::poll(&mut files, timeout) {
+            Ok(0) => Input::Quiet,
+            // Interrupted by a signal.
+            Err(_) => Input::Waiting,
+            Ok(_) => {
+                let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+                let is_gone = files[0].revents().is_some_and(|events| events.intersects(hung_up));
+                if is_gone { Input::Gone } else { Input::Waiting }
+            }
+        }
+    }
 }
 
 /// Signals, noticed between two frames.
