@@ -38,6 +38,8 @@ pub mod reader;
 
 pub mod litmus;
 
+pub mod import;
+
 use std::io;
 use std::path::PathBuf;
 
