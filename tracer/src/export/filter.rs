@@ -1,8 +1,8 @@
 //! Filters: which items an export keeps.
 //!
-//! A filter drops only what certainly does not match: a record that names no page, slot or VM (a flush of the whole VM,
-//! a KVM_RUN bracket) passes a filter on pages, slots or VMs, because it can act on them; `--kind` drops it. Gaps always
-//! pass, save by time: an export that hides loss would lie.
+//! A filter drops only what certainly does not match: a record that names no page, slot or VM (a flush of the whole
+//! VM, a KVM_RUN bracket) passes a filter on pages, slots or VMs, because it can act on them; `--kind` drops it. Gaps
+//! always pass, save by time: an export that hides loss would lie.
 
 use std::str::FromStr;
 

@@ -25,7 +25,8 @@ pub(super) fn origin() -> Origin {
 /// flush; return
 /// ```
 pub(super) fn batch() -> Batch {
-    let mut events = boundary();
+    let mut events = state();
+    events.extend(brackets());
     events.extend(pages());
     events.sort_by_key(|event| (event.lane, event.span.hi));
     for idx in 0..events.len() {
@@ -43,10 +44,8 @@ pub(super) fn batch() -> Batch {
     Batch { records: events.iter().map(encode).collect(), gaps: vec![gap], watermark: Nanos(9_000) }
 }
 
-fn boundary() -> Vec<Event> {
+fn state() -> Vec<Event> {
     let at = |lo, hi, tid, kind| event(Class::Boundary, lo, hi, tid, kind);
-    let get = IoctlRef { op: IoctlOp::GetDirtyLog, slot: SLOT.id, mem_flags: 0 };
-    let set = IoctlRef { op: IoctlOp::SetMemory, slot: SLOT.id, mem_flags: 1 };
     let seen = EventKind::VmSeen {
         tgid: 9,
         manual_protect: 0,
@@ -62,6 +61,30 @@ fn boundary() -> Vec<Event> {
         bitmap: 0xffff_c900_0000_0000,
         commit: true,
     };
+    let range =
+        EventKind::Invalidate { start: 0x1000, end: 0x2000, flushes_before: 1, flushes_after: 2 };
+    vec![
+        at(1_000, 1_000, 10, seen),
+        at(1_200, 1_300, 10, slot),
+        at(1_310, 1_320, 10, EventKind::SlotProtect { slot: SLOT, level: 1 }),
+        at(3_650, 3_700, 10, range),
+        at(3_700, 3_750, 10, EventKind::LockWait { lock: 0xffff_0001, lcb_flags: 2, ret: 0 }),
+        at(8_000, 8_000, 10, EventKind::VmGone),
+    ]
+}
+
+fn brackets() -> Vec<Event> {
+    let at = |lo, hi, tid, kind| event(Class::Boundary, lo, hi, tid, kind);
+    let get = IoctlRef { op: IoctlOp::GetDirtyLog, slot: SLOT.id, mem_flags: 0 };
+    let set = IoctlRef { op: IoctlOp::SetMemory, slot: SLOT.id, mem_flags: 1 };
+    let begin = |op, first| EventKind::IoctlBegin { op, first, count: 0, flushes: 0 };
+    let end = |op, flushes, words, words_cut| EventKind::IoctlEnd {
+        op,
+        ret: 0,
+        flushes,
+        words,
+        words_cut,
+    };
     let reset = EventKind::RingReset {
         vcpu: VcpuId(0),
         before: 1,
@@ -72,38 +95,12 @@ fn boundary() -> Vec<Event> {
         bracketed: false,
     };
     vec![
-        at(1_000, 1_000, 10, seen),
-        at(1_100, 1_100, 10, EventKind::IoctlBegin { op: set, first: 0x400, count: 1, flushes: 0 }),
-        at(1_200, 1_300, 10, slot),
-        at(1_310, 1_320, 10, EventKind::SlotProtect { slot: SLOT, level: 1 }),
-        at(
-            1_100,
-            1_400,
-            10,
-            EventKind::IoctlEnd { op: set, ret: 0, flushes: 0, words: 0, words_cut: false },
-        ),
-        at(3_000, 3_000, 10, EventKind::IoctlBegin { op: get, first: 0, count: 0, flushes: 0 }),
+        at(1_100, 1_100, 10, begin(set, 0x400)),
+        at(1_100, 1_400, 10, end(set, 0, 0, false)),
+        at(3_000, 3_000, 10, begin(get, 0)),
         at(3_300, 3_400, 10, EventKind::Flush { before: 0, after: 1, first: Gfn(0), npages: 0 }),
-        at(
-            3_000,
-            3_500,
-            10,
-            EventKind::IoctlEnd { op: get, ret: 0, flushes: 1, words: 1, words_cut: true },
-        ),
+        at(3_000, 3_500, 10, end(get, 1, 1, true)),
         at(3_600, 3_600, 10, reset),
-        at(
-            3_650,
-            3_700,
-            10,
-            EventKind::Invalidate {
-                start: 0x1000,
-                end: 0x2000,
-                flushes_before: 1,
-                flushes_after: 2,
-            },
-        ),
-        at(3_700, 3_750, 10, EventKind::LockWait { lock: 0xffff_0001, lcb_flags: 2, ret: 0 }),
-        at(8_000, 8_000, 10, EventKind::VmGone),
     ]
 }
 

@@ -10,9 +10,9 @@
 //! | flush | `w` of `V<vm>T`, the translations of all CPUs |
 //! | ioctl-begin, ioctl-end | `begin`, `end`: a block that should look atomic |
 //!
-//! VMs are numbered by appearance, threads are `T<tid>`, the location is the number of the record's kind. Lines follow the
-//! end of each operation. What has no place in STD - intervals, gaps, the lock of a fault, which no record shows - is
-//! left out, so an analyser's findings on this file are hints, not verdicts.
+//! VMs are numbered by appearance, threads are `T<tid>`, the location is the number of the record's kind. Lines follow
+//! the end of each operation. What has no place in STD - intervals, gaps, the lock of a fault, which no record shows -
+//! is left out, so an analyser's findings on this file are hints, not verdicts.
 
 use std::io::Write;
 

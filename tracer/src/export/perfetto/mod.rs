@@ -1,4 +1,4 @@
-//! Perfetto: threads and vCPUs as tracks, brackets as slices, windows and harvests as slices of their own, losses visible.
+//! Perfetto: threads and vCPUs as tracks, brackets as slices, windows and harvests as slices of their own.
 //!
 //! ```text
 //! VM 0x.. of process 4711

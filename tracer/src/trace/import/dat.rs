@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! v6: magic | header_page | formats | kallsyms | ... | options | flyrecord: offset, size per CPU | pages
-//! v7: magic | compression | options -> section, section, ... | buffer option: offset, size per CPU | (compressed) pages
+//! v7: magic | compression | options -> section, section, ... | buffer option: offset, size per CPU | pages
 //! ```
 //!
 //! [1]: https://www.trace-cmd.org/Documentation/trace-cmd/trace-cmd.dat.v7.5.html

@@ -146,6 +146,27 @@ impl Known {
     /// The fact, `None` if the record is of no interest or lacks a value. `fixed` is the value of `ret` by which this
     /// kernel's fast page fault says that it fixed the fault.
     pub(super) fn fact(self, fields: &impl Fields, fixed: Option<i64>) -> Option<Fact> {
+        match self {
+            Self::SpteChanged
+            | Self::SpteSet
+            | Self::SpteRequested
+            | Self::FastFault
+            | Self::Split
+            | Self::Zap
+            | Self::Invalidate => self.mmu_fact(fields, fixed),
+            Self::PageFault
+            | Self::Entry
+            | Self::Exit
+            | Self::UserExit
+            | Self::RingPush
+            | Self::RingReset
+            | Self::SysEnter
+            | Self::SysExit => self.thread_fact(fields),
+        }
+    }
+
+    /// What the MMU did.
+    fn mmu_fact(self, fields: &impl Fields, fixed: Option<i64>) -> Option<Fact> {
         let get = |name: &str| fields.get(name);
         Some(match self {
             Self::SpteChanged => Fact::SpteChanged {
@@ -172,6 +193,25 @@ impl Known {
                     is_fixed: fixed == Some(ret),
                 }
             }
+            Self::Split => Fact::Split {
+                gfn: get("gfn")?,
+                level: get("level")? as u8,
+                old: get("spte")?,
+                errno: get("errno")? as i64,
+            },
+            // The low four bits of `kvm_mmu_page_role` are the level [1].
+            //
+            // [1]: https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/kvm_host.h
+            Self::Zap => Fact::Zap { gfn: get("gfn")?, level: (get("role")? & 15) as u8 },
+            Self::Invalidate => Fact::Invalidate { start: get("start")?, end: get("end")? },
+            _ => unreachable!("fact passes on only the events above"),
+        })
+    }
+
+    /// What a thread did.
+    fn thread_fact(self, fields: &impl Fields) -> Option<Fact> {
+        let get = |name: &str| fields.get(name);
+        Some(match self {
             Self::PageFault => Fact::PageFault {
                 vcpu: get("vcpu_id").unwrap_or(u64::from(u32::MAX)) as u32,
                 addr: get("fault_address")?,
@@ -191,17 +231,6 @@ impl Known {
                 dirty: get("dirty_index")? as u32,
                 reset: get("reset_index")? as u32,
             },
-            Self::Split => Fact::Split {
-                gfn: get("gfn")?,
-                level: get("level")? as u8,
-                old: get("spte")?,
-                errno: get("errno")? as i64,
-            },
-            // The low four bits of `kvm_mmu_page_role` are the level [1].
-            //
-            // [1]: https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/kvm_host.h
-            Self::Zap => Fact::Zap { gfn: get("gfn")?, level: (get("role")? & 15) as u8 },
-            Self::Invalidate => Fact::Invalidate { start: get("start")?, end: get("end")? },
             Self::SysEnter => {
                 let (fd, number) = (fields.element("args", 0)?, fields.element("args", 1)?);
                 let is_ioctl = get("id")? == IOCTL;
@@ -211,6 +240,7 @@ impl Known {
                 let ret = get("ret")? as i64;
                 (get("id")? == IOCTL).then_some(Fact::IoctlExit { ret })?
             }
+            _ => unreachable!("fact passes on only the events above"),
         })
     }
 }

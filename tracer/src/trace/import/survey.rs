@@ -54,6 +54,11 @@ const REMEMBERED_MAX: usize = 65_536;
 
 const WRITABLE: u64 = 1 << 1;
 
+/// How an operation is seen, by what, and what is to be said of it.
+type Evidenced = (Evidence, &'static [&'static str], &'static str);
+
+const NONE: Evidenced = (Evidence::None, &[], "not recorded");
+
 impl Survey {
     /// Takes the next record.
     pub(super) fn take(&mut self, record: &Record) {
@@ -231,21 +236,49 @@ impl Survey {
         Plan { name: String::from("import"), entries }
     }
 
-    fn evidence(
+    fn evidence(&self, operation: Operation, has_slots: bool) -> Evidenced {
+        match operation {
+            Operation::Ioctl
+            | Operation::Slot
+            | Operation::Run
+            | Operation::Flush
+            | Operation::RingPush
+            | Operation::RingReset => self.log_evidence(operation, has_slots),
+            Operation::Mark
+            | Operation::HarvestWord
+            | Operation::WriteProtect
+            | Operation::SpteChange
+            | Operation::FastFault
+            | Operation::Fault
+            | Operation::Split
+            | Operation::Zap => self.page_evidence(operation),
+            Operation::FastFaultEvidence
+            | Operation::RmapAdd
+            | Operation::FlushCounter
+            | Operation::HostWrite
+            | Operation::HostWriteEvidence
+            | Operation::LockWait => NONE,
+        }
+    }
+
+    fn seen(
         &self,
-        operation: Operation,
-        has_slots: bool,
-    ) -> (Evidence, &'static [&'static str], &'static str) {
-        const NONE: (Evidence, &[&str], &str) = (Evidence::None, &[], "not recorded");
-        let seen = |seen: Seen, evidence, points, note| {
-            if self.has(seen) { (evidence, points, note) } else { NONE }
-        };
+        seen: Seen,
+        evidence: Evidence,
+        points: &'static [&'static str],
+        note: &'static str,
+    ) -> Evidenced {
+        if self.has(seen) { (evidence, points, note) } else { NONE }
+    }
+
+    /// Ioctls, slots, rings and flushes.
+    fn log_evidence(&self, operation: Operation, has_slots: bool) -> Evidenced {
         match operation {
             Operation::Ioctl => self.ioctl_evidence(),
             Operation::Slot if has_slots => {
                 (Evidence::Nearest, &[], "as given on the command line")
             }
-            Operation::Slot => seen(
+            Operation::Slot => self.seen(
                 Seen::Complete(Function::HarvestWord),
                 Evidence::Nearest,
                 &["kprobe kvm_arch_mmu_enable_log_dirty_pt_masked"],
@@ -253,21 +286,41 @@ impl Survey {
             ),
             Operation::Run if self.has(Seen::Run) => (Evidence::Direct, &["raw_syscalls"], ""),
             Operation::Run => {
-                seen(Seen::Entry, Evidence::Nearest, &["kvm_entry", "kvm_userspace_exit"], "")
+                let points = &["kvm_entry", "kvm_userspace_exit"];
+                self.seen(Seen::Entry, Evidence::Nearest, points, "")
             }
-            Operation::Mark => seen(
+            Operation::Flush => self.seen(
+                Seen::Probe(Function::Flush),
+                self.bracketed(Function::Flush),
+                &["kprobe kvm_flush_remote_tlbs"],
+                "",
+            ),
+            Operation::RingPush => {
+                self.seen(Seen::RingPush, Evidence::Direct, &["kvm_dirty_ring_push"], "")
+            }
+            Operation::RingReset => {
+                self.seen(Seen::RingReset, Evidence::Nearest, &["kvm_dirty_ring_reset"], "")
+            }
+            _ => unreachable!("evidence passes on only the operations above"),
+        }
+    }
+
+    /// Marks, harvest words and what the MMU did.
+    fn page_evidence(&self, operation: Operation) -> Evidenced {
+        match operation {
+            Operation::Mark => self.seen(
                 Seen::Complete(Function::Mark),
                 self.bracketed(Function::Mark),
                 &["kprobe mark_page_dirty_in_slot"],
                 "",
             ),
-            Operation::HarvestWord => seen(
+            Operation::HarvestWord => self.seen(
                 Seen::Complete(Function::HarvestWord),
                 self.bracketed(Function::HarvestWord),
                 &["kprobe kvm_arch_mmu_enable_log_dirty_pt_masked"],
                 "",
             ),
-            Operation::WriteProtect if self.has(Seen::SpteChanged) => seen(
+            Operation::WriteProtect if self.has(Seen::SpteChanged) => self.seen(
                 Seen::Complete(Function::HarvestWord),
                 Evidence::Direct,
                 &["kvm_tdp_mmu_spte_changed inside a harvest word"],
@@ -277,47 +330,29 @@ impl Survey {
                 (Evidence::Direct, &["kvm_tdp_mmu_spte_changed"], "")
             }
             Operation::SpteChange => {
-                seen(Seen::SpteSet, Evidence::Nearest, &["kvm_mmu_set_spte"], "old value unknown")
+                let note = "old value unknown";
+                self.seen(Seen::SpteSet, Evidence::Nearest, &["kvm_mmu_set_spte"], note)
             }
             Operation::FastFault => {
-                seen(Seen::FastFault, Evidence::Direct, &["fast_page_fault"], "")
+                self.seen(Seen::FastFault, Evidence::Direct, &["fast_page_fault"], "")
             }
             Operation::Fault if self.has(Seen::Entry) => {
-                seen(Seen::PageFault, Evidence::Nearest, &["kvm_page_fault", "kvm_entry"], "")
+                let points = &["kvm_page_fault", "kvm_entry"];
+                self.seen(Seen::PageFault, Evidence::Nearest, points, "")
             }
-            Operation::Flush => seen(
-                Seen::Probe(Function::Flush),
-                self.bracketed(Function::Flush),
-                &["kprobe kvm_flush_remote_tlbs"],
-                "",
-            ),
-            Operation::RingPush => {
-                seen(Seen::RingPush, Evidence::Direct, &["kvm_dirty_ring_push"], "")
-            }
-            Operation::RingReset => {
-                seen(Seen::RingReset, Evidence::Nearest, &["kvm_dirty_ring_reset"], "")
-            }
+            Operation::WriteProtect | Operation::Fault => NONE,
             Operation::Split => {
-                seen(Seen::Split, Evidence::Direct, &["kvm_mmu_split_huge_page"], "")
+                self.seen(Seen::Split, Evidence::Direct, &["kvm_mmu_split_huge_page"], "")
             }
-            Operation::Zap => seen(
-                Seen::Zap,
-                Evidence::Nearest,
-                &["kvm_mmu_prepare_zap_page", "kvm_unmap_hva_range"],
-                "",
-            ),
-            Operation::WriteProtect
-            | Operation::Fault
-            | Operation::FastFaultEvidence
-            | Operation::RmapAdd
-            | Operation::FlushCounter
-            | Operation::HostWrite
-            | Operation::HostWriteEvidence
-            | Operation::LockWait => NONE,
+            Operation::Zap => {
+                let points = &["kvm_mmu_prepare_zap_page", "kvm_unmap_hva_range"];
+                self.seen(Seen::Zap, Evidence::Nearest, points, "")
+            }
+            _ => unreachable!("evidence passes on only the operations above"),
         }
     }
 
-    fn ioctl_evidence(&self) -> (Evidence, &'static [&'static str], &'static str) {
+    fn ioctl_evidence(&self) -> Evidenced {
         let has_brackets = [Function::GetLog, Function::ClearLog]
             .into_iter()
             .any(|function| self.has(Seen::Complete(function)) && self.has(Seen::Return(function)));
@@ -332,7 +367,7 @@ impl Survey {
                 &["raw_syscalls"],
                 "the slot is behind a pointer that the trace does not follow",
             ),
-            (false, false) => (Evidence::None, &[], "not recorded"),
+            (false, false) => NONE,
         }
     }
 

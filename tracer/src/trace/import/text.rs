@@ -1,7 +1,7 @@
 //! The text of `trace-cmd report`, `trace_pipe` and tracefs' `trace`.
 //!
 //! ```text
-//!     vm0 vcpu1-2751  [000] d..1. 5242.960582293: kvm_mmu_set_spte:     gfn 1 spte 131a74a25 (r-xu) level 1 at 164d34008
+//! vm0 vcpu1-2751  [000] d..1. 5242.960582293: kvm_mmu_set_spte: gfn 1 spte 131a74a25 (r-xu) level 1 at 164d34008
 //! ```
 
 use std::fs::File;

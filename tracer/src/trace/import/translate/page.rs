@@ -53,20 +53,32 @@ impl Translator {
                 self.emit(record, vm, begin.or(thread.outer).unwrap_or_default(), kind);
             }
             Fact::RingPush { .. } | Fact::RingReset { .. } => self.ring(record, thread),
+            Fact::Split { .. } | Fact::Zap { .. } | Fact::Invalidate { .. } => {
+                self.removal(record, thread);
+            }
+            Fact::SpteRequested => {}
+            _ => unreachable!("take passes on only the facts above"),
+        }
+    }
+
+    fn removal(&mut self, record: &Record, thread: &Thread) {
+        let vm = self.vm(thread);
+        let since_last = thread.last.unwrap_or_default();
+        let page = |gfn, level| PageRef { gfn: Gfn(gfn), level, as_id: None };
+        match record.fact {
             Fact::Split { gfn, level, old, errno } => {
-                let kind = EventKind::Split { page: page(gfn, level, None), old: Spte(old), errno };
+                let kind = EventKind::Split { page: page(gfn, level), old: Spte(old), errno };
                 self.emit(record, vm, since_last, kind);
             }
             Fact::Zap { gfn, level } => {
-                self.emit(record, vm, since_last, EventKind::Zap { page: page(gfn, level, None) });
+                self.emit(record, vm, since_last, EventKind::Zap { page: page(gfn, level) });
             }
             Fact::Invalidate { start, end } => {
                 let kind =
                     EventKind::Invalidate { start, end, flushes_before: 0, flushes_after: 0 };
-                self.emit(record, vm, now, kind);
+                self.emit(record, vm, Nanos(record.ts), kind);
             }
-            Fact::SpteRequested => {}
-            _ => unreachable!("take passes on only the facts above"),
+            _ => unreachable!("page passes on only the facts above"),
         }
     }
 
