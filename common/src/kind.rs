@@ -81,7 +81,8 @@ kinds! {
     Fault = 35 => "fault",
     /// A harvest took a bitmap word (or a batch of ring entries) and protected its pages.
     /// `[first gfn, mask taken, gfns seen to lose W (or D), slotref]`; span = `kvm_arch_mmu_enable_log_dirty_pt_masked`,
-    /// so the xchg lies before its begin.
+    /// so the xchg lies before its begin. Mask 0: nothing was harvested, a whole-slot helper ([`Kind::SlotProtect`])
+    /// protected these pages.
     HarvestWord = 36 => "harvest-word",
     /// A bitmap word as the harvest handed it to user space, read at the ioctl's return (tracepoint plan).
     /// `[first gfn, mask, gfns whose SPTE was read back without W, gfns whose SPTE was read back with W]`; the slot is

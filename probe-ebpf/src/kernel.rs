@@ -1,8 +1,11 @@
 //! Reading the kernel's own structures.
 
 use core::mem::MaybeUninit;
+use core::ptr;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated;
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use kvmdirty_common::target::ABSENT;
 
 use crate::config::{config, offset};
@@ -99,4 +102,37 @@ pub fn running_vcpu() -> u64 {
 #[inline(always)]
 pub fn flush_requests(kvm: u64) -> u64 {
     field_or_0(kvm, offset!(kvm_flush_requests))
+}
+
+/// The six arguments a function was entered with, unused ones being whatever the registers hold.
+///
+/// For hooks that pick an argument by the form the function has on this kernel: all are loaded here, once and
+/// unconditionally, because the verifier takes no computed pointer into the context.
+#[inline(always)]
+pub fn arguments(ctx: &ProbeContext) -> [u64; 6] {
+    // SAFETY: the context of a kprobe is a `pt_regs`, valid during the run; volatile keeps each load where it is.
+    unsafe {
+        [
+            ptr::read_volatile(&raw const (*ctx.regs).rdi),
+            ptr::read_volatile(&raw const (*ctx.regs).rsi),
+            ptr::read_volatile(&raw const (*ctx.regs).rdx),
+            ptr::read_volatile(&raw const (*ctx.regs).rcx),
+            ptr::read_volatile(&raw const (*ctx.regs).r8),
+            ptr::read_volatile(&raw const (*ctx.regs).r9),
+        ]
+    }
+}
+
+/// As [`arguments`], for the first `N` arguments of a raw tracepoint.
+#[inline(always)]
+pub fn tracepoint_arguments<const N: usize>(ctx: &RawTracePointContext) -> [u64; N] {
+    let words: *const u64 = ctx.as_ptr().cast_const().cast();
+    let mut values = [0; N];
+    let mut n = 0;
+    while n < N {
+        // SAFETY: the context of a raw tracepoint is an array of its arguments; the caller names no more than it has.
+        values[n] = unsafe { ptr::read_volatile(words.add(n)) };
+        n += 1;
+    }
+    values
 }

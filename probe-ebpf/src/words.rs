@@ -3,6 +3,7 @@
 //! Uses `bpf_loop`, so the programs that call it are loaded on 5.17 and later only.
 
 use core::ffi::c_void;
+use core::ptr;
 
 use aya_ebpf::helpers::generated;
 use kvmdirty_common::{Hook, Kind, limits};
@@ -15,7 +16,7 @@ use crate::shadow::tag;
 use crate::thread::Ioctl;
 
 /// Words read at once.
-const CHUNK: u32 = 8;
+const CHUNK: u32 = 4;
 
 /// A walk over one bitmap.
 #[repr(C)]
@@ -24,21 +25,19 @@ pub struct Walk {
     user: u64,
     first_gfn: u64,
     words: u32,
+    /// First word of the chunk in hand.
+    first: u32,
     readbacks_left: u32,
+    /// The word in hand: its first gfn, its bits, and which of them were read back without and with W. Kept here and
+    /// not in a frame of its own because all frames together have 512 bytes.
+    gfn: u64,
+    mask: u64,
+    protected: u64,
+    writable: u64,
     /// Words emitted.
     pub emitted: u64,
     /// Not all words could be read or emitted.
     pub is_cut: bool,
-}
-
-/// One word's read-back.
-#[repr(C)]
-struct Word {
-    kvm: u64,
-    first_gfn: u64,
-    mask: u64,
-    protected: u64,
-    writable: u64,
 }
 
 /// Emits every non-zero word of the bitmap of a GET or CLEAR that succeeded.
@@ -49,7 +48,12 @@ pub fn emit_all(kvm: u64, ioctl: &Ioctl) -> Walk {
         user: ioctl.bitmap,
         first_gfn: 0,
         words: 0,
+        first: 0,
         readbacks_left: config!(readbacks_max) as u32,
+        gfn: 0,
+        mask: 0,
+        protected: 0,
+        writable: 0,
         emitted: 0,
         is_cut: true,
     };
@@ -58,8 +62,9 @@ pub fn emit_all(kvm: u64, ioctl: &Ioctl) -> Walk {
     let Some(extent) = (unsafe { SLOTS.get(&key) }) else { return walk };
     walk.first_gfn = extent.base + ioctl.first;
     let words = ioctl.npages.div_ceil(64);
-    walk.is_cut = words > u64::from(limits::HARVEST_WORDS_MAX);
-    walk.words = if walk.is_cut { limits::HARVEST_WORDS_MAX } else { words as u32 };
+    let is_too_long = words > u64::from(limits::HARVEST_WORDS_MAX);
+    walk.words = if is_too_long { limits::HARVEST_WORDS_MAX } else { words as u32 };
+    walk.is_cut = false;
     // SAFETY: the callback has the signature `bpf_loop` asks for and gets the walk it was given.
     unsafe {
         generated::bpf_loop(
@@ -69,36 +74,43 @@ pub fn emit_all(kvm: u64, ioctl: &Ioctl) -> Walk {
             0,
         );
     }
+    walk.is_cut |= is_too_long;
     walk
 }
 
-/// `bpf_loop` callback: the next [`CHUNK`] words. Returns 1 to stop.
+/// `bpf_loop` callback: the next [`CHUNK`] words, most of which are zero. Returns 1 to stop.
+///
+/// The words are visited by a loop of its own, not unrolled: older verifiers walk every combination of zero and
+/// non-zero words otherwise.
 extern "C" fn chunk(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `emit_all` passes its own walk.
     let walk = unsafe { &mut *walk };
-    let first = index * CHUNK;
-    let user = walk.user + u64::from(first) * 8;
-    let mut words = [0u64; CHUNK as usize];
-    if first + CHUNK <= walk.words {
-        match read_user::<[u64; CHUNK as usize]>(user) {
-            Some(read) => words = read,
-            None => walk.is_cut = true,
-        }
-    } else {
-        for (n, word) in words.iter_mut().enumerate() {
-            if first + (n as u32) < walk.words {
-                match read_user(user + n as u64 * 8) {
-                    Some(read) => *word = read,
-                    None => walk.is_cut = true,
-                }
-            }
-        }
+    walk.first = index * CHUNK;
+    let user = walk.user + u64::from(walk.first) * 8;
+    let is_whole = walk.first + CHUNK <= walk.words;
+    if is_whole && read_user::<[u64; CHUNK as usize]>(user) == Some([0; CHUNK as usize]) {
+        return 0;
     }
-    for (n, &mask) in words.iter().enumerate() {
-        if mask != 0 && !emit_word(walk, first + n as u32, mask) {
-            walk.is_cut = true;
-            return 1;
-        }
+    // SAFETY: as for `emit_all`.
+    unsafe { generated::bpf_loop(CHUNK, word as *mut c_void, ptr::from_mut(walk).cast(), 0) };
+    i64::from(walk.is_cut)
+}
+
+/// `bpf_loop` callback: one word of the chunk.
+extern "C" fn word(index: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: `chunk` passes the walk it was given.
+    let walk = unsafe { &mut *walk };
+    let index = walk.first + index;
+    if walk.words <= index {
+        return 1;
+    }
+    let Some(mask) = read_user::<u64>(walk.user + u64::from(index) * 8) else {
+        walk.is_cut = true;
+        return 1;
+    };
+    if mask != 0 && !emit_word(walk, index, mask) {
+        walk.is_cut = true;
+        return 1;
     }
     0
 }
@@ -111,12 +123,15 @@ fn emit_word(walk: &mut Walk, index: u32, mask: u64) -> bool {
     if used > u64::from(limits::SYSCALL_RING_BYTES - limits::SYSCALL_RING_RESERVE) {
         return false;
     }
-    let first_gfn = walk.first_gfn + u64::from(index) * 64;
-    let mut word = Word { kvm: walk.kvm, first_gfn, mask, protected: 0, writable: 0 };
+    walk.gfn = walk.first_gfn + u64::from(index) * 64;
+    walk.mask = mask;
+    walk.protected = 0;
+    walk.writable = 0;
     if walk.readbacks_left >= 64 {
         walk.readbacks_left -= 64;
+        let context = ptr::from_mut(walk).cast();
         // SAFETY: as for `emit_all`.
-        unsafe { generated::bpf_loop(64, read_back as *mut c_void, (&raw mut word).cast(), 0) };
+        unsafe { generated::bpf_loop(64, read_back as *mut c_void, context, 0) };
     }
     walk.emitted += 1;
     emit::syscall(
@@ -126,7 +141,7 @@ fn emit_word(walk: &mut Walk, index: u32, mask: u64) -> bool {
             flags: 0,
             vm: walk.kvm,
             begin_ns: 0,
-            args: [first_gfn, mask, word.protected, word.writable],
+            args: [walk.gfn, walk.mask, walk.protected, walk.writable],
         },
     );
     true
@@ -136,17 +151,17 @@ fn emit_word(walk: &mut Walk, index: u32, mask: u64) -> bool {
 ///
 /// The value is believed only if it is present and maps the frame that was set: a page-table page may have been freed
 /// and reused since.
-extern "C" fn read_back(bit: u32, word: *mut Word) -> i64 {
+extern "C" fn read_back(bit: u32, walk: *mut Walk) -> i64 {
     const W: u64 = 1 << 1;
-    // SAFETY: `emit_word` passes its own word.
-    let word = unsafe { &mut *word };
-    let gfn = word.first_gfn + u64::from(bit);
+    // SAFETY: `emit_word` passes the walk it was given.
+    let walk = unsafe { &mut *walk };
+    let gfn = walk.gfn + u64::from(bit);
     let bit = 1u64 << (bit & 63);
-    if word.mask & bit == 0 {
+    if walk.mask & bit == 0 {
         return 0;
     }
     let Some(entry) = READBACK.get((gfn & config!(readback_mask)) as u32) else { return 0 };
-    if entry.tag != tag(word.kvm, gfn) {
+    if entry.tag != tag(walk.kvm, gfn) {
         return 0;
     }
     let Some(spte) = read::<u64>(entry.sptep) else { return 0 };
@@ -156,9 +171,9 @@ extern "C" fn read_back(bit: u32, word: *mut Word) -> i64 {
         return 0;
     }
     if spte & W == 0 {
-        word.protected |= bit;
+        walk.protected |= bit;
     } else {
-        word.writable |= bit;
+        walk.writable |= bit;
     }
     0
 }

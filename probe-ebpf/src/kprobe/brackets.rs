@@ -53,6 +53,8 @@ pub struct Fault {
     pub addr: u64,
     pub error_code: u64,
     pub vcpu_id: u64,
+    /// Non-zero: a mark or an SPTE change happened inside.
+    pub is_touched: u64,
 }
 
 /// A bitmap word.
@@ -74,6 +76,7 @@ pub struct Word {
 #[repr(C)]
 pub struct Set {
     pub begin_ns: u64,
+    pub kvm: u64,
     pub sptep: u64,
     pub old: u64,
 }

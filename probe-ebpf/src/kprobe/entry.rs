@@ -12,12 +12,11 @@ use crate::request::{self, Request};
 use crate::thread::{Ioctl, Thread};
 use crate::vm::{adopt_created, is_followed};
 
-/// `kvm_create_vm(type, fdname)` returned a VM.
-#[kretprobe]
-pub fn vm_created(ctx: RetProbeContext) -> u32 {
-    let kvm: u64 = ctx.ret();
-    // An ERR_PTR is in the last page.
-    if kvm != 0 && kvm < 0xffff_ffff_ffff_f000 {
+/// `kvm_arch_init_vm(kvm, type)`: a VM is being created (`kvm_create_vm` itself is inlined everywhere).
+#[kprobe]
+pub fn vm_init(ctx: ProbeContext) -> u32 {
+    let kvm: u64 = ctx.arg(0).unwrap_or(0);
+    if kvm != 0 {
         adopt_created(kvm);
     }
     0

@@ -14,14 +14,18 @@ use kvmdirty_common::{Hook, Kind};
 
 use crate::config::{config, offset};
 use crate::emit::{self, Fact};
-use crate::kernel::{field_or_0, now};
+use crate::kernel::{field, field_or_0, now, tracepoint_arguments};
 use crate::thread::Thread;
 use crate::vm::is_followed;
 
 /// `PT_PAGE_SIZE_MASK`: a leaf above level 1.
 const LARGE: u64 = 1 << 7;
 
-/// `fast_page_fault(vcpu, fault)`.
+/// `PT_WRITABLE_MASK`.
+const W: u64 = 1 << 1;
+
+/// `fast_page_fault(vcpu, fault)`; where that is inlined (6.1), `kvm_tdp_mmu_fast_pf_get_last_sptep(vcpu, ...)`, which
+/// it calls before each attempt.
 #[kprobe]
 pub fn fast_fault(ctx: ProbeContext) -> u32 {
     if !is_followed(field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm))) {
@@ -48,7 +52,8 @@ pub fn fast_fault_walked(ctx: RetProbeContext) -> u32 {
 /// `fast_page_fault(vcpu, fault, sptep, old_spte, ret)`; before 5.16 `(vcpu, address, error_code, sptep, old_spte, ret)`.
 #[raw_tracepoint(tracepoint = "fast_page_fault")]
 pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
-    let kvm = field_or_0(ctx.arg(0), offset!(vcpu_kvm));
+    let [vcpu] = tracepoint_arguments(&ctx);
+    let kvm = field_or_0(vcpu, offset!(vcpu_kvm));
     if !is_followed(kvm) {
         return 0;
     }
@@ -60,14 +65,18 @@ pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
     if begin_ns == 0 {
         begin_ns = thread.brackets.fault.begin_ns;
     }
-    let (gfn, sptep, old, ret) = if config!(abi) & abi::FAST_FAULT_HAS_FAULT != 0 {
-        let gfn = field_or_0(ctx.arg(1), offset!(fault_gfn));
-        (gfn, ctx.arg::<u64>(2), ctx.arg::<u64>(3), ctx.arg::<u32>(4))
+    let (gfn, is_write, sptep, old, ret) = if config!(abi) & abi::FAST_FAULT_HAS_FAULT != 0 {
+        let [_, fault, sptep, old, ret] = tracepoint_arguments(&ctx);
+        let is_write = field::<u8>(fault, offset!(fault_write)).unwrap_or(0) & 1;
+        (field_or_0(fault, offset!(fault_gfn)), is_write, sptep, old, ret)
     } else {
-        (ctx.arg::<u64>(1) >> 12, ctx.arg::<u64>(3), ctx.arg::<u64>(4), ctx.arg::<u32>(5))
+        let [_, address, error_code, sptep, old, ret] = tracepoint_arguments(&ctx);
+        (address >> 12, (error_code >> 1) as u8 & 1, sptep, old, ret)
     };
+    let ret = ret & 0xffff_ffff;
     let level = if old & LARGE == 0 { 1 } else { 2 };
-    let fixed = u64::from(ret) == config!(ret_pf_fixed);
+    // Success alone is not enough: the fast path also restores access-tracked SPTEs, for reads, without W.
+    let fixed = ret == config!(ret_pf_fixed) && is_write != 0 && old & W == 0;
     emit::page(
         Hook::FastFault,
         &Fact {
@@ -75,7 +84,7 @@ pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
             flags: if fixed { flag::FAST_FIXED } else { 0 },
             vm: kvm,
             begin_ns,
-            args: [gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT, old, ret.into(), sptep],
+            args: [gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT, old, ret, sptep],
         },
     );
     0

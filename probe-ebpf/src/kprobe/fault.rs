@@ -13,13 +13,11 @@ use crate::vm::is_followed;
 /// `PFERR_WRITE_MASK`.
 const WRITE: u64 = 1 << 1;
 
-/// `kvm_mmu_page_fault(vcpu, cr2_or_gpa, error_code, insn, insn_len)`; reads and fetches dirty nothing.
+/// `kvm_mmu_page_fault(vcpu, cr2_or_gpa, error_code, insn, insn_len)`.
+///
+/// A read fault may mark as well: on a page the host maps writable, KVM creates a writable SPTE at once.
 #[kprobe]
 pub fn fault(ctx: ProbeContext) -> u32 {
-    let error_code: u64 = ctx.arg(2).unwrap_or(0);
-    if error_code & WRITE == 0 {
-        return 0;
-    }
     let vcpu: u64 = ctx.arg(0).unwrap_or(0);
     let kvm = field_or_0(vcpu, offset!(vcpu_kvm));
     if !is_followed(kvm) {
@@ -29,7 +27,8 @@ pub fn fault(ctx: ProbeContext) -> u32 {
     thread.kvm = kvm;
     let fault = &mut thread.brackets.fault;
     fault.addr = ctx.arg(1).unwrap_or(0);
-    fault.error_code = error_code;
+    fault.error_code = ctx.arg(2).unwrap_or(0);
+    fault.is_touched = 0;
     fault.vcpu_id = field::<u32>(vcpu, offset!(vcpu_id)).unwrap_or(0).into();
     fault.begin_ns = now();
     0
@@ -47,6 +46,10 @@ pub fn fault_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     fault.begin_ns = 0;
+    // Device accesses fault by the ten thousand; those that are no writes and did nothing to a page are left out.
+    if fault.error_code & WRITE == 0 && fault.is_touched == 0 {
+        return 0;
+    }
     let ret = i64::from(ctx.ret::<i32>()) as u64;
     emit::page(
         Hook::Fault,

@@ -37,14 +37,27 @@ fn begin(kvm: u64, first: u64, npages: u64) {
     flush.begin_ns = now();
 }
 
-/// The flush function returned: every vCPU in guest mode has acknowledged.
+/// `kvm_flush_remote_tlbs` returned: every vCPU in guest mode has acknowledged.
 #[kretprobe]
 pub fn flush_return(_: RetProbeContext) -> u32 {
-    let Some(thread) = Thread::known() else { return 0 };
+    end();
+    0
+}
+
+/// `hv_flush_remote_tlbs_range` returned; as [`flush_return`].
+#[kretprobe]
+pub fn flush_range_return(_: RetProbeContext) -> u32 {
+    end();
+    0
+}
+
+#[inline(always)]
+fn end() {
+    let Some(thread) = Thread::known() else { return };
     let flush = &mut thread.brackets.flush;
     let begin_ns = flush.begin_ns;
     if begin_ns == 0 {
-        return 0;
+        return;
     }
     flush.begin_ns = 0;
     emit::boundary(
@@ -57,5 +70,4 @@ pub fn flush_return(_: RetProbeContext) -> u32 {
             args: [flush.before, flush_requests(flush.kvm), flush.first, flush.npages],
         },
     );
-    0
 }

@@ -12,7 +12,7 @@ use kvmdirty_common::{Hook, Kind};
 use super::brackets::Host;
 use crate::config::{config, offset};
 use crate::emit::{self, Fact};
-use crate::kernel::{field, field_or_0, now, read, read_user, running_vcpu};
+use crate::kernel::{arguments, field, field_or_0, now, read, read_user, running_vcpu};
 use crate::thread::Thread;
 use crate::vm::{Slot, is_followed};
 
@@ -100,25 +100,14 @@ pub fn at_mark(host: &mut Host, gfn: u64) {
 /// `__kvm_write_guest_page([kvm,] slot, gfn, data, offset, len)`.
 #[kprobe]
 pub fn write_page(ctx: ProbeContext) -> u32 {
-    let shift = usize::from(config!(abi) & abi::WRITE_PAGE_HAS_KVM != 0);
-    let kvm = if shift == 1 { ctx.arg(0).unwrap_or(0) } else { loaded_vm() };
-    let (slot, gfn, data, offset, len): (u64, u64, u64, u32, u32) = if shift == 1 {
-        (
-            ctx.arg(1).unwrap_or(0),
-            ctx.arg(2).unwrap_or(0),
-            ctx.arg(3).unwrap_or(0),
-            ctx.arg(4).unwrap_or(0),
-            ctx.arg(5).unwrap_or(0),
-        )
+    let [a, b, c, d, e, f] = arguments(&ctx);
+    let (kvm, [slot, gfn, data, offset, len]) = if config!(abi) & abi::WRITE_PAGE_HAS_KVM != 0 {
+        (a, [b, c, d, e, f])
     } else {
-        (
-            ctx.arg(0).unwrap_or(0),
-            ctx.arg(1).unwrap_or(0),
-            ctx.arg(2).unwrap_or(0),
-            ctx.arg(3).unwrap_or(0),
-            ctx.arg(4).unwrap_or(0),
-        )
+        (loaded_vm(), [a, b, c, d, e])
     };
+    // `int offset, int len`: the upper halves of the registers are anything.
+    let (offset, len) = (offset as u32, len as u32);
     let base = field_or_0(slot, offset!(slot_base_gfn));
     let start = field_or_0(slot, offset!(slot_userspace_addr));
     let hva = if start == 0 { 0 } else { start + ((gfn - base) << PAGE_SHIFT) + u64::from(offset) };

@@ -71,9 +71,11 @@ fn begin(kvm: u64, slot: u64, gfn: u64) {
             flags |= flag::MARK_SPTE;
         }
     }
-    if running_vcpu() == 0 {
+    let vcpu = running_vcpu();
+    if vcpu == 0 || field_or_0(vcpu, offset!(vcpu_kvm)) != kvm {
         flags |= flag::MARK_NO_VCPU;
     }
+    brackets.fault.is_touched = 1;
     host_write::at_mark(&mut brackets.host, gfn);
     let mark = &mut brackets.mark;
     mark.kvm = kvm;
@@ -85,14 +87,27 @@ fn begin(kvm: u64, slot: u64, gfn: u64) {
     mark.begin_ns = now();
 }
 
-/// The marking function returned.
+/// `mark_page_dirty_in_slot` returned.
 #[kretprobe]
 pub fn mark_return(_: RetProbeContext) -> u32 {
-    let Some(thread) = Thread::known() else { return 0 };
+    end();
+    0
+}
+
+/// `kvm_vcpu_mark_page_dirty` or `mark_page_dirty` returned, where the mark is inlined in them (5.10).
+#[kretprobe]
+pub fn mark_inlined_return(_: RetProbeContext) -> u32 {
+    end();
+    0
+}
+
+#[inline(always)]
+fn end() {
+    let Some(thread) = Thread::known() else { return };
     let mark = &mut thread.brackets.mark;
     let begin_ns = mark.begin_ns;
     if begin_ns == 0 {
-        return 0;
+        return;
     }
     mark.begin_ns = 0;
     let slot = Slot::read(mark.slot);
@@ -115,7 +130,6 @@ pub fn mark_return(_: RetProbeContext) -> u32 {
             args: [mark.gfn, slot.slotref, word, mark.spte],
         },
     );
-    0
 }
 
 /// `kvm_dirty_ring_push(ring, slot, offset)`, after `dirty_index` was incremented: folded into the mark around it.

@@ -9,7 +9,7 @@ use kvmdirty_common::{Hook, Kind};
 use super::word::emit_word;
 use crate::config::config;
 use crate::emit::{self, Fact};
-use crate::kernel::now;
+use crate::kernel::{arguments, now};
 use crate::thread::Thread;
 use crate::vm::{Slot, is_followed};
 
@@ -18,15 +18,12 @@ use crate::vm::{Slot, is_followed};
 /// The new slots have been visible since before this, and an SRCU grace period has passed; protection follows.
 #[kprobe]
 pub fn slot_commit(ctx: ProbeContext) -> u32 {
-    let kvm: u64 = ctx.arg(0).unwrap_or(0);
+    let [kvm, second, third, fourth, ..] = arguments(&ctx);
     if !is_followed(kvm) {
         return 0;
     }
-    let (old, new): (u64, u64) = if config!(abi) & abi::COMMIT_WITHOUT_MEM != 0 {
-        (ctx.arg(1).unwrap_or(0), ctx.arg(2).unwrap_or(0))
-    } else {
-        (ctx.arg(2).unwrap_or(0), ctx.arg(3).unwrap_or(0))
-    };
+    let (old, new) =
+        if config!(abi) & abi::COMMIT_WITHOUT_MEM != 0 { (second, third) } else { (third, fourth) };
     let mut slot = Slot::read(if new == 0 { old } else { new });
     if new == 0 {
         slot.npages = 0;

@@ -3,12 +3,13 @@
 use aya_ebpf::macros::{kprobe, raw_tracepoint};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use kvmdirty_common::kind::{flag, gfnref};
+use kvmdirty_common::target::abi;
 use kvmdirty_common::{Hook, Kind};
 
 use super::word;
-use crate::config::offset;
+use crate::config::{config, offset};
 use crate::emit::{self, Fact};
-use crate::kernel::{field_or_0, now, read, running_vcpu};
+use crate::kernel::{arguments, current_task, current_tgid, field_or_0, now, read, running_vcpu};
 use crate::thread::Thread;
 use crate::vm::is_followed;
 
@@ -40,12 +41,16 @@ fn changed(kvm: u64, as_id: u32, gfn: u64, level: u32, old: u64, new: u64) {
         orphan(kvm, as_id, gfn, level, old, new);
         return;
     };
+    if kvm != 0 && !is_followed(kvm) {
+        return;
+    }
     let kvm = if kvm == 0 { thread.bracket_vm() } else { kvm };
     if kvm == 0 {
         orphan(kvm, as_id, gfn, level, old, new);
         return;
     }
     let brackets = &mut thread.brackets;
+    brackets.fault.is_touched = 1;
     if level == 1 {
         if word::fold(&mut brackets.word, gfn, old, new) {
             return;
@@ -76,10 +81,19 @@ fn changed(kvm: u64, as_id: u32, gfn: u64, level: u32, old: u64, new: u64) {
 #[inline(always)]
 fn orphan(kvm: u64, as_id: u32, gfn: u64, level: u32, old: u64, new: u64) {
     let vcpu = running_vcpu();
-    if vcpu != 0 && !is_followed(field_or_0(vcpu, offset!(vcpu_kvm))) {
+    let kvm = if vcpu == 0 { kvm } else { field_or_0(vcpu, offset!(vcpu_kvm)) };
+    if kvm != 0 && !is_followed(kvm) {
         return;
     }
-    let kvm = if vcpu == 0 { kvm } else { field_or_0(vcpu, offset!(vcpu_kvm)) };
+    // Another process's thread works for that process's VM, which is not followed.
+    let target = config!(target_tgid) as u32;
+    if kvm == 0
+        && target != 0
+        && target != current_tgid()
+        && field_or_0(current_task(), offset!(task_mm)) != 0
+    {
+        return;
+    }
     store(kvm, 0, page(as_id, gfn, level), [old, new], 0, 0);
 }
 
@@ -102,14 +116,16 @@ fn store(kvm: u64, begin_ns: u64, page: u64, [old, new]: [u64; 2], sptep: u64, f
 /// `mmu_set_spte(vcpu, slot, sptep, ...)`; before 5.16 `(vcpu, sptep, ...)`: the store follows.
 #[kprobe]
 pub fn shadow_set(ctx: ProbeContext) -> u32 {
-    use kvmdirty_common::target::abi;
-    if !is_followed(field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm))) {
+    let [vcpu, second, third, ..] = arguments(&ctx);
+    let kvm = field_or_0(vcpu, offset!(vcpu_kvm));
+    if !is_followed(kvm) {
         return 0;
     }
     let Some(thread) = Thread::current() else { return 0 };
-    let has_slot = crate::config::config!(abi) & abi::SET_SPTE_HAS_SLOT != 0;
-    let sptep: u64 = if has_slot { ctx.arg(2) } else { ctx.arg(1) }.unwrap_or(0);
+    let has_slot = config!(abi) & abi::SET_SPTE_HAS_SLOT != 0;
+    let sptep = if has_slot { third } else { second };
     let set = &mut thread.brackets.set;
+    set.kvm = kvm;
     set.sptep = sptep;
     set.old = read(sptep).unwrap_or(0);
     set.begin_ns = now();
@@ -121,6 +137,7 @@ pub fn shadow_set(ctx: ProbeContext) -> u32 {
 #[raw_tracepoint(tracepoint = "kvm_mmu_set_spte")]
 pub fn shadow_set_done(ctx: RawTracePointContext) -> i32 {
     let Some(thread) = Thread::known() else { return 0 };
+    thread.brackets.fault.is_touched = 1;
     let set = &mut thread.brackets.set;
     let begin_ns = set.begin_ns;
     let sptep: u64 = ctx.arg(2);
@@ -133,7 +150,7 @@ pub fn shadow_set_done(ctx: RawTracePointContext) -> i32 {
     let gfn: u64 = ctx.arg(1);
     let level = u64::from(ctx.arg::<u32>(0) & 0xf);
     let page = gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT;
-    store(thread.kvm, begin_ns, page, [old, new], sptep, flag::SPTE_SHADOW);
+    store(set.kvm, begin_ns, page, [old, new], sptep, flag::SPTE_SHADOW);
     0
 }
 

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod points;
 pub mod privilege;
 pub mod target;
+pub mod ways;
 
 mod attach;
 mod clock;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::kernel::Kernel;
-use super::points::{ALWAYS, POINTS, Point, Site, TRACEPOINT_WAYS, Way};
+use super::points::{POINTS, Point, Site};
+use super::ways::{self, Way};
 use crate::event::{Evidence, Operation, Plan, PlanEntry};
 
 /// Which set of programs is used.
@@ -50,8 +51,15 @@ impl PlanKind {
 
     const fn ways(self) -> &'static [Way] {
         match self {
-            Self::Kprobe => &[],
-            Self::Tracepoint => TRACEPOINT_WAYS,
+            Self::Kprobe => ways::KPROBE_WAYS,
+            Self::Tracepoint => ways::TRACEPOINT_WAYS,
+        }
+    }
+
+    const fn extras(self) -> &'static [&'static str] {
+        match self {
+            Self::Kprobe => ways::KPROBE_EXTRAS,
+            Self::Tracepoint => ways::TRACEPOINT_EXTRAS,
         }
     }
 }
@@ -60,7 +68,7 @@ impl Blueprint {
     /// Chooses for every operation the best way the kernel allows.
     #[must_use]
     pub fn new(kind: PlanKind, kernel: &Kernel, refused: &Refused) -> Self {
-        let mut programs = BTreeSet::from(ALWAYS);
+        let mut programs: BTreeSet<_> = kind.extras().iter().copied().collect();
         let entries: Vec<_> = Operation::ALL
             .iter()
             .map(|&operation| entry(kind, operation, kernel, refused, &mut programs))
@@ -122,6 +130,11 @@ fn entry(
 
 /// The points of a way as text, or why one of them is missing.
 fn points_of(way: &Way, kernel: &Kernel, refused: &Refused) -> Result<Vec<String>, String> {
+    if let Some(condition) = &way.condition
+        && !(condition.holds)(kernel)
+    {
+        return Err(condition.otherwise.to_owned());
+    }
     let mut texts = Vec::new();
     for program in way.programs {
         let point = POINTS
@@ -175,10 +188,9 @@ mod tests {
     #[test]
     fn ways_name_programs_of_the_table() {
         for kind in [PlanKind::Kprobe, PlanKind::Tracepoint] {
-            for way in kind.ways() {
-                for program in way.programs {
-                    assert!(POINTS.iter().any(|point| point.program == *program), "{program}");
-                }
+            let programs = kind.ways().iter().flat_map(|way| way.programs).chain(kind.extras());
+            for program in programs {
+                assert!(POINTS.iter().any(|point| point.program == *program), "{program}");
             }
         }
     }

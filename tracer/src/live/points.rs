@@ -1,11 +1,8 @@
-//! The table of the attach plan: every program of the probe with its place, and for every operation the ways to
-//! observe it, best first.
+//! Every program of the probe with its place in the kernel.
 //!
-//! Which functions exist, are called and carry which arguments on which kernel: docs/hooks.md.
+//! A function that a compiler inlined has no place; then the ways of [`super::ways`] that need it fall back or fall away.
 
 use kvmdirty_common::Hook;
-
-use crate::event::{Evidence, Operation};
 
 /// Where a program attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +28,6 @@ pub struct Point {
     pub site: Site,
     /// The hook its misses count for.
     pub hook: Hook,
-}
-
-/// One way to observe an operation.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    /// What is observed.
-    pub operation: Operation,
-    /// How well.
-    pub evidence: Evidence,
-    /// The programs it takes, all of them.
-    pub programs: &'static [&'static str],
-    /// What is worse than direct observation; empty if nothing.
-    pub note: &'static str,
 }
 
 impl Site {
@@ -74,18 +58,6 @@ const fn point(program: &'static str, site: Site, hook: Hook) -> Point {
     Point { program, site, hook }
 }
 
-const fn way(
-    operation: Operation,
-    evidence: Evidence,
-    programs: &'static [&'static str],
-    note: &'static str,
-) -> Way {
-    Way { operation, evidence, programs, note }
-}
-
-/// Programs every plan attaches: they keep the probe's own tables in order.
-pub const ALWAYS: [&str; 1] = ["thread_exit"];
-
 /// Every program that is attached somewhere.
 pub const POINTS: &[Point] = &[
     point("thread_exit", Site::Tracepoint("sched_process_exit"), Hook::ThreadTable),
@@ -100,48 +72,85 @@ pub const POINTS: &[Point] = &[
     point("ring_reset", Site::Tracepoint("kvm_dirty_ring_reset"), Hook::RingReset),
     point("contention_begin", Site::Tracepoint("contention_begin"), Hook::Contention),
     point("contention_end", Site::Tracepoint("contention_end"), Hook::Contention),
-];
-
-use Evidence::{Direct, Nearest};
-use Operation as Op;
-
-/// Ways of the tracepoint plan.
-pub const TRACEPOINT_WAYS: &[Way] = &[
-    way(Op::Ioctl, Direct, &["sys_enter", "sys_exit"], ""),
-    way(
-        Op::Slot,
-        Nearest,
-        &["sys_enter", "sys_exit"],
-        "as user space asked for them; the kernel's object is looked up when the ioctl returns",
+    point("fast_fault_done", Site::Tracepoint("fast_page_fault"), Hook::FastFault),
+    point("tdp_spte_changed", Site::Tracepoint("kvm_tdp_mmu_spte_changed"), Hook::SpteChange),
+    point("shadow_set_done", Site::Tracepoint("kvm_mmu_set_spte"), Hook::SpteChange),
+    point("push_in_mark", Site::Tracepoint("kvm_dirty_ring_push"), Hook::RingPush),
+    point("split", Site::Tracepoint("kvm_mmu_split_huge_page"), Hook::Split),
+    point("vm_init", Site::Entry(&["kvm_arch_init_vm"]), Hook::Vm),
+    point("vm_destroyed", Site::Entry(&["kvm_destroy_vm"]), Hook::Vm),
+    point("vm_ioctl", Site::Entry(&["kvm_vm_ioctl"]), Hook::VmIoctl),
+    point("vm_ioctl_return", Site::Return(&["kvm_vm_ioctl"]), Hook::VmIoctl),
+    point("vcpu_run", Site::Entry(&["kvm_arch_vcpu_ioctl_run"]), Hook::Run),
+    point("slot_commit", Site::Entry(&["kvm_arch_commit_memory_region"]), Hook::Slot),
+    point("mark", Site::Entry(&["mark_page_dirty_in_slot"]), Hook::Mark),
+    point("mark_return", Site::Return(&["mark_page_dirty_in_slot"]), Hook::Mark),
+    point("mark_by_vcpu", Site::Entry(&["kvm_vcpu_mark_page_dirty"]), Hook::Mark),
+    point("mark_by_vm", Site::Entry(&["mark_page_dirty"]), Hook::Mark),
+    point(
+        "mark_inlined_return",
+        Site::EveryReturn(&["kvm_vcpu_mark_page_dirty", "mark_page_dirty"]),
+        Hook::Mark,
     ),
-    way(Op::Run, Direct, &["sys_enter", "run_end"], ""),
-    way(
-        Op::Mark,
-        Nearest,
-        &["spte_requested", "set_spte"],
-        "the bitmap word is read when the SPTE has been set; marks of the host are not seen",
+    point("word", Site::Entry(&["kvm_arch_mmu_enable_log_dirty_pt_masked"]), Hook::HarvestWord),
+    point(
+        "word_return",
+        Site::Return(&["kvm_arch_mmu_enable_log_dirty_pt_masked"]),
+        Hook::HarvestWord,
     ),
-    way(
-        Op::HarvestWord,
-        Nearest,
-        &["sys_enter", "sys_exit"],
-        "read from the user's bitmap when the ioctl returns",
+    point("tdp_changed", Site::Entry(&["__handle_changed_spte"]), Hook::SpteChange),
+    point("rmap_protect", Site::Entry(&["rmap_write_protect"]), Hook::SpteChange),
+    point("shadow_store", Site::Entry(&["mmu_spte_update"]), Hook::SpteChange),
+    point("shadow_set", Site::Entry(&["mmu_set_spte"]), Hook::SpteChange),
+    point(
+        "fast_fault",
+        Site::Entry(&["fast_page_fault", "kvm_tdp_mmu_fast_pf_get_last_sptep"]),
+        Hook::FastFault,
     ),
-    way(
-        Op::WriteProtect,
-        Nearest,
-        &["sys_exit", "set_spte"],
-        "the SPTE last set for a harvested page is read back when the ioctl returns",
+    point(
+        "fast_fault_walked",
+        Site::Return(&["kvm_tdp_mmu_fast_pf_get_last_sptep"]),
+        Hook::FastFault,
     ),
-    way(Op::SpteChange, Nearest, &["spte_requested", "set_spte"], "without the old value"),
-    way(Op::FlushCounter, Nearest, &["sys_enter", "sys_exit"], "read at both ends of each ioctl"),
-    way(Op::RingPush, Direct, &["ring_push"], ""),
-    way(Op::RingReset, Nearest, &["ring_reset"], "seen when it is over"),
-    way(
-        Op::Zap,
-        Nearest,
-        &["zap_page", "unmap_range"],
-        "the tracepoint names no VM; other threads' zaps are attributed to none",
+    point("fault", Site::Entry(&["kvm_mmu_page_fault"]), Hook::Fault),
+    point("fault_return", Site::Return(&["kvm_mmu_page_fault"]), Hook::Fault),
+    point("flush", Site::EveryEntry(&["kvm_flush_remote_tlbs"]), Hook::Flush),
+    point("flush_return", Site::EveryReturn(&["kvm_flush_remote_tlbs"]), Hook::Flush),
+    point("flush_range", Site::Entry(&["hv_flush_remote_tlbs_range"]), Hook::Flush),
+    point("flush_range_return", Site::Return(&["hv_flush_remote_tlbs_range"]), Hook::Flush),
+    point("slot_protect", Site::Entry(&["kvm_mmu_slot_remove_write_access"]), Hook::SlotProtect),
+    point("slot_clear_dirty", Site::Entry(&["kvm_mmu_slot_leaf_clear_dirty"]), Hook::SlotProtect),
+    point(
+        "slot_protect_return",
+        Site::EveryReturn(&["kvm_mmu_slot_remove_write_access", "kvm_mmu_slot_leaf_clear_dirty"]),
+        Hook::SlotProtect,
     ),
-    way(Op::LockWait, Direct, &["contention_begin", "contention_end"], ""),
+    point("write_page", Site::Entry(&["__kvm_write_guest_page"]), Hook::HostWrite),
+    point("write_cached", Site::Entry(&["kvm_write_guest_offset_cached"]), Hook::HostWrite),
+    point("unmap_map", Site::Entry(&["kvm_vcpu_unmap"]), Hook::HostWrite),
+    point("cmpxchg", Site::Entry(&["emulator_cmpxchg_emulated"]), Hook::HostWrite),
+    point("cmpxchg_gfn", Site::Entry(&["kvm_vcpu_gfn_to_hva", "kvm_vcpu_map"]), Hook::HostWrite),
+    point("cmpxchg_return", Site::Return(&["emulator_cmpxchg_emulated"]), Hook::HostWrite),
+    point("steal_time", Site::Entry(&["record_steal_time"]), Hook::HostWrite),
+    point("pvclock", Site::Entry(&["kvm_setup_guest_pvclock"]), Hook::HostWrite),
+    point(
+        "host_write_return",
+        Site::EveryReturn(&["__kvm_write_guest_page", "kvm_write_guest_offset_cached"]),
+        Hook::HostWrite,
+    ),
+    point(
+        "host_write_void_return",
+        Site::EveryReturn(&["kvm_vcpu_unmap", "record_steal_time", "kvm_setup_guest_pvclock"]),
+        Hook::HostWrite,
+    ),
+    point("reset", Site::Entry(&["kvm_dirty_ring_reset"]), Hook::RingReset),
+    point("reset_return", Site::Return(&["kvm_dirty_ring_reset"]), Hook::RingReset),
+    point("rmap_add", Site::Entry(&["__rmap_add"]), Hook::RmapAdd),
+    point("rmap_add_return", Site::Return(&["__rmap_add"]), Hook::RmapAdd),
+    point("invalidate", Site::Entry(&["kvm_mmu_notifier_invalidate_range_start"]), Hook::Zap),
+    point(
+        "invalidate_return",
+        Site::Return(&["kvm_mmu_notifier_invalidate_range_start"]),
+        Hook::Zap,
+    ),
 ];
