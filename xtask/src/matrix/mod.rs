@@ -22,7 +22,7 @@ const DOCUMENT: &str = "docs/kernels.md";
 /// Flags of `lab matrix`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Kernels to run; all of them without a name, and then docs/kernels.md is written.
+    /// Kernels to run; all of them without a name. If all ran, docs/kernels.md is written.
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
     /// Seconds each guest runs.
@@ -90,7 +90,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let document = table::document(&rows);
     print!("{document}");
-    if flags.kernels.is_empty() {
+    if flags.kernels.is_empty() && rows.iter().all(|row| row.result.is_ok()) {
         let path = workspace::root().join(DOCUMENT);
         fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
     }

@@ -29,7 +29,7 @@ const DOCUMENT: &str = "docs/mutants.md";
 /// Flags of `lab mutants`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Mutants to run; all of them without a name, and then docs/mutants.md is written.
+    /// Mutants to run; all of them without a name. If all ran, docs/mutants.md is written.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// List the mutants and do nothing.
@@ -69,7 +69,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let document = table::document(&MUTANT_BASE.image()?.release, &rows);
     print!("{document}");
-    if flags.names.is_empty() {
+    if flags.names.is_empty() && rows.iter().all(|row| row.result.is_ok()) {
         let path = workspace::root().join(DOCUMENT);
         fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
     }
