@@ -1,10 +1,10 @@
 //! The recording that ships with the tool, for hosts that allow neither KVM nor BPF.
 
-use std::io::Cursor;
+use std::io::{Cursor, IsTerminal as _};
 
 use anyhow::{Context as _, Result};
 
-use super::report;
+use super::{replay, report, screen};
 use crate::cli::{DemoArgs, ReportFormat};
 use crate::event::Batch;
 use crate::outcome::Outcome;
@@ -23,6 +23,10 @@ pub fn play(args: &DemoArgs, reason: &str) -> Result<Outcome> {
     let mut reader = Reader::new(Cursor::new(RECORDING)).context("read the bundled recording")?;
     let mut setup = reader.header().setup.clone();
     setup.is_final = true;
+    if !args.headless && !args.json && std::io::stdout().is_terminal() {
+        let facts = replay::facts(reader.header(), String::from("the bundled recording"));
+        return replay::show(reader, setup, facts, screen::settings(&args.screen)?).map(foreign);
+    }
     let mut pipeline = Pipeline::new(setup);
     let mut batch = Batch::default();
     while reader.next_batch(&mut batch).context("read the bundled recording")?.is_some() {
@@ -31,11 +35,15 @@ pub fn play(args: &DemoArgs, reason: &str) -> Result<Outcome> {
     pipeline.finish();
     let format = if args.json { ReportFormat::Json } else { ReportFormat::Text };
     report::print(&report::render(pipeline.summary(), pipeline.setup(), format)?)?;
-    // What was shown is not this host: that proves nothing about it.
-    Ok(match Outcome::of(pipeline.summary()) {
+    Ok(foreign(Outcome::of(pipeline.summary())))
+}
+
+/// What was shown is not this host: that proves nothing about it.
+const fn foreign(outcome: Outcome) -> Outcome {
+    match outcome {
         Outcome::Clean | Outcome::Inconclusive => Outcome::Inconclusive,
-        outcome @ (Outcome::Hazard | Outcome::Failed) => outcome,
-    })
+        Outcome::Hazard | Outcome::Failed => outcome,
+    }
 }
 
 fn report_reason(reason: &str) {

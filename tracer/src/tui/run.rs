@@ -118,8 +118,8 @@ impl Loop {
             }
             match keyboard.wait(BEAT.saturating_sub(now().duration_since(beat))) {
                 Input::Gone => break,
-                Input::Quiet => {}
-                Input::Waiting => {
+                // A resize that came between two waits is known to crossterm only.
+                Input::Quiet | Input::Waiting => {
                     let is_event = event::poll(Duration::ZERO).map_err(TuiError::Keys)?;
                     if is_event && self.take_events()? == Next::End {
                         break;
