@@ -52,6 +52,8 @@ pub struct Config {
     pub slots: u32,
     pub pages: u64,
     pub iterations: u64,
+    /// Times logging is turned on and off again.
+    pub migrations: u64,
     /// Pages the load concentrates on.
     pub hot: u64,
     /// Longest ordinary step, in nanoseconds.
@@ -59,10 +61,12 @@ pub struct Config {
     /// How often, in percent, a step is a long one (a preempted thread).
     pub preempted: u64,
     pub epsilon_ns: u64,
+    /// Guest memory is mapped by huge pages while nothing logs.
+    pub huge: bool,
+    /// They are split when logging begins, not at the first write.
+    pub splits_eagerly: bool,
     pub has_zapper: bool,
     pub has_device: bool,
-    /// Records per SPTE are switched on where the probe folds them by default.
-    pub spte_records: bool,
     /// The probe attaches this long after the VM started.
     pub attach_ns: u64,
 }
@@ -82,6 +86,7 @@ impl Config {
         let mode = *rng.pick(if kernel == Kernel::V5_10 { &modes[..4] } else { &modes });
         let mmu = if rng.chance(65) { Mmu::Tdp } else { Mmu::Shadow };
         let pml = mmu == Mmu::Tdp && rng.chance(25);
+        let huge = mmu == Mmu::Tdp && kernel != Kernel::V5_10 && !pml && rng.chance(25);
         let slots = if rng.chance(30) { 2 } else { 1 };
         Self {
             seed,
@@ -92,16 +97,18 @@ impl Config {
             plan: ProbePlan::Kprobe,
             fault: None,
             vcpus: rng.between(1, 3) as u32,
-            slots,
-            pages: rng.between(2, 130),
+            slots: if huge { 1 } else { slots },
+            pages: if huge { super::huge::HUGE } else { rng.between(2, 130) },
             iterations: rng.between(2, 5),
+            migrations: if rng.chance(20) { 2 } else { 1 },
             hot: rng.between(1, 12),
             step_ns: *rng.pick(&[3, 20, 100]),
             preempted: *rng.pick(&[0, 2, 10]),
             epsilon_ns: *rng.pick(&[0, 0, 5, 50]),
+            huge,
+            splits_eagerly: rng.chance(50),
             has_zapper: rng.chance(40),
             has_device: mode != Mode::Ring && kernel != Kernel::V6_1 && rng.chance(40),
-            spte_records: rng.chance(50),
             attach_ns: 0,
         }
     }
@@ -125,7 +132,9 @@ impl Config {
             if fault == Fault::ClobberedSpte {
                 config.has_zapper = true;
             }
-            config.pages = config.pages.min(40);
+            if !config.huge {
+                config.pages = config.pages.min(40);
+            }
             if fault.fits(&config) {
                 return config;
             }

@@ -92,6 +92,8 @@ faults! {
     RingEintr => "ring-reset-eintr", [K06, K04], Content;
     /// Mark names the neighbour's gfn (rows 14, 27).
     WrongGfn => "mark-wrong-gfn", [K13, K01, K04], Content;
+    /// A lockless fault opens a huge SPTE and marks one page of it (row 3, c126d94f2c90).
+    HugeOneMark => "huge-spte-one-mark", [K13, K01, K04], Content;
     /// A zap of a writable SPTE is not flushed (row 22); the harvest's own flush heals it here.
     ZapNoFlush => "zap-without-flush", [K12], Protocol;
     /// A non-atomic store overwrites the W bit of a fast fault (row 5, ba3a6120a4e7).
@@ -121,6 +123,9 @@ impl Fault {
             | Self::HarvestFlushLate
             | Self::HarvestFlushEarly => mode != Mode::Ring,
             Self::HarvestUnlocked => mode == Mode::Get,
+            Self::HugeOneMark => {
+                config.huge && !config.splits_eagerly && mode != Mode::ManualInitSet
+            }
             Self::FlushAssumed => !pml,
             Self::EnableNoProtect | Self::EnableSkipsPage | Self::EnableNoFlush => {
                 mode != Mode::ManualInitSet

@@ -54,6 +54,8 @@ impl Machine {
             if skips_all || self.trips(Fault::HarvestSkipsPage, [gfn]) {
                 continue;
             }
+            // INITIALLY_SET leaves huge pages writable until CLEAR touches one of their pages.
+            self.split(t, gfn, self.clock(t));
             let mut world = self.world.borrow_mut();
             let page = world.page(gfn);
             let is_found = self.config.mmu == Mmu::Tdp || page.is_in_rmap;
@@ -106,6 +108,9 @@ impl Machine {
         self.step().await;
         let all: Vec<u64> =
             (0..words).flat_map(|index| gfns(base + 64 * index as u64, taken[index])).collect();
+        if flush_early {
+            self.world.borrow_mut().truth.fired.extend(&all);
+        }
         if !all.is_empty() && !flush_early {
             self.flush_harvest(t, &all, changed).await;
         }

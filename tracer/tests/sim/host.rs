@@ -2,10 +2,11 @@
 
 use kvmdirty_trace::event::{EventKind, Gfn, Spte, VmId};
 
-use super::config::{ACCESSED, PRESENT, ProbePlan, WRITABLE};
+use super::config::{ACCESSED, Mmu, PRESENT, ProbePlan, WRITABLE};
 use super::fault::Fault;
 use super::machine::{Machine, Thread};
-use super::pagefault::{page_ref, sptep};
+use super::pagefault::page_ref;
+use super::probe::VM;
 use super::world::VcpuMode;
 
 /// HVA of gfn 0.
@@ -48,8 +49,11 @@ impl Machine {
             let is_busy = self.is_broken_by(Fault::FlushAssumed);
             let pause = if is_busy { 20 } else { 400 };
             self.wait(self.config.step_ns * self.rng.between(pause / 20, pause)).await;
-            if self.world.borrow().is_stopping {
+            if self.world.borrow().is_over {
                 return;
+            }
+            if self.world.borrow().is_stopping {
+                continue;
             }
             let gfn = self.next_gfn();
             match self.rng.below(3) {
@@ -74,6 +78,7 @@ impl Machine {
         }
         self.mmu_lock.write(self).await;
         self.step().await;
+        let old_huge = self.zap_huge(t, gfn);
         let old = {
             let mut world = self.world.borrow_mut();
             let page = world.page(gfn);
@@ -81,7 +86,10 @@ impl Machine {
             std::mem::take(&mut page.spte)
         };
         if old & PRESENT != 0 {
-            self.emit_spte(t, since, gfn, (old, 0));
+            self.emit_spte(t, VM, gfn, (old, 0));
+        }
+        let old = old | old_huge;
+        if old & PRESENT != 0 {
             self.step().await;
             let is_unflushed = old & WRITABLE != 0 && self.trips(Fault::ZapNoFlush, [gfn]);
             if !is_unflushed {
@@ -103,7 +111,6 @@ impl Machine {
             return;
         }
         self.mmu_lock.write(self).await;
-        let since = self.clock(t);
         self.step().await;
         let old = {
             let mut world = self.world.borrow_mut();
@@ -113,7 +120,7 @@ impl Machine {
             old
         };
         if old & WRITABLE != 0 {
-            self.emit_spte(t, since, gfn, (old, old & !WRITABLE));
+            self.emit_spte(t, VmId::UNKNOWN, gfn, (old, old & !WRITABLE));
         }
         self.step().await;
         self.mmu_lock.unlock_write();
@@ -128,7 +135,6 @@ impl Machine {
     /// Aging clears the accessed bit; atomically, unless the fault strikes.
     async fn age(&self, t: &Thread, gfn: u64) {
         self.mmu_lock.write(self).await;
-        let since = self.clock(t);
         self.step().await;
         let seen = self.world.borrow_mut().page(gfn).spte;
         if seen & PRESENT != 0 && seen & ACCESSED != 0 {
@@ -146,29 +152,30 @@ impl Machine {
                 world.truth.fired.insert(gfn);
             }
             drop(world);
-            self.emit_spte(t, since, gfn, (old, old & !ACCESSED));
+            self.emit_spte(t, VmId::UNKNOWN, gfn, (old, old & !ACCESSED));
         }
         self.step().await;
         self.mmu_lock.unlock_write();
     }
 
-    pub fn emit_spte(&self, t: &Thread, since: u64, gfn: u64, (old, new): (u64, u64)) {
-        let kind = EventKind::SpteChange {
-            page: page_ref(gfn),
-            old: Some(Spte(old)),
-            new: Spte(new),
-            sptep: sptep(gfn),
-            shadow: self.config.mmu == super::config::Mmu::Shadow,
-        };
-        self.emit_since(t, since, kind);
+    /// A change outside of faults. The TDP MMU's tracepoint shows it, with the VM only inside a bracket that tells it;
+    /// the shadow MMU shows nothing.
+    fn emit_spte(&self, t: &Thread, vm: VmId, gfn: u64, (old, new): (u64, u64)) {
+        if self.config.mmu == Mmu::Tdp {
+            let (page, old, new) = (page_ref(gfn), Some(Spte(old)), Spte(new));
+            self.emit_for(t, vm, EventKind::SpteChange { page, old, new, sptep: 0, shadow: false });
+        }
     }
 
     /// A device model inside KVM writes guest memory from a thread that runs no vCPU.
     pub async fn device_thread(&self, t: &Thread) {
         loop {
             self.wait(self.config.step_ns * self.rng.between(20, 300)).await;
-            if self.world.borrow().is_stopping {
+            if self.world.borrow().is_over {
                 return;
+            }
+            if self.world.borrow().is_stopping {
+                continue;
             }
             let gfn = self.next_gfn();
             let srcu = self.srcu.lock();

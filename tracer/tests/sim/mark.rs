@@ -1,9 +1,9 @@
 //! `mark_page_dirty_in_slot`, and the writes of the host that end in it.
 
 use kvmdirty_common::kind::writer;
-use kvmdirty_trace::event::{EventKind, Gfn, MarkWord, Spte, VcpuId};
+use kvmdirty_trace::event::{EventKind, Gfn, MarkWord, SlotId, SlotRef, Spte, VcpuId};
 
-use super::config::Kernel;
+use super::config::{Kernel, Mmu};
 use super::fault::Fault;
 use super::machine::{Machine, Thread};
 use super::world::SlotView;
@@ -21,8 +21,9 @@ impl Machine {
     pub async fn mark(&self, t: &Thread, view: SlotView, gfn: u64, from: MarkFrom) {
         let since = self.clock(t);
         let gfn = self.marked_gfn(gfn);
-        let spte =
-            (from == MarkFrom::FastFault).then(|| Spte(self.world.borrow_mut().page(gfn).spte));
+        // Only the TDP MMU's walk tells the probe where the SPTE is.
+        let in_fast = from == MarkFrom::FastFault && self.config.mmu == Mmu::Tdp;
+        let spte = in_fast.then(|| Spte(self.world.borrow_mut().page(gfn).spte));
         self.step().await;
         let has_vcpu = t.vcpu.is_some();
         self.note_old_slot(view, gfn);
@@ -46,7 +47,6 @@ impl Machine {
             None => MarkWord::Unread,
         };
         let slot = self.world.borrow().slot_ref(view);
-        let in_fast = from == MarkFrom::FastFault;
         let kind = EventKind::Mark { gfn: Gfn(gfn), slot, word, spte, has_vcpu, in_fast };
         self.emit_since(t, since, kind);
     }
@@ -78,7 +78,7 @@ impl Machine {
         ring.dirty_index += 1;
         let index = ring.dirty_index;
         drop(world);
-        let slot = kvmdirty_trace::event::SlotId { as_id: 0, id };
+        let slot = SlotId { as_id: 0, id };
         let vcpu = VcpuId(vcpu as u32);
         self.emit(t, EventKind::RingPush { offset, slot, index, vcpu });
         index
@@ -92,7 +92,9 @@ impl Machine {
         if self.is_broken_by(Fault::EnableNoSrcu) && !view.is_logging {
             self.long_step().await;
         }
-        let mut data_at_mark = Some(true);
+        let mut writer = *self.rng.pick(&[writer::GUEST_PAGE, writer::CACHED]);
+        // The bytes may have been the same before: then they cannot tell.
+        let mut data_at_mark = (!self.rng.chance(8)).then_some(true);
         if self.trips(Fault::HostMarkFirst, [gfn]) {
             self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
             data_at_mark = Some(false);
@@ -101,21 +103,39 @@ impl Machine {
         } else {
             self.store_from_host(gfn);
             self.step().await;
-            if !self.trips(Fault::HostNoMark, [gfn]) {
-                self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
-            } else {
+            let is_cmpxchg = t.vcpu.is_some() && self.rng.chance(30);
+            if is_cmpxchg {
+                writer = writer::CMPXCHG;
+            }
+            if is_cmpxchg && self.trips(Fault::HostNoMark, [gfn]) {
                 data_at_mark = None;
+            } else {
+                self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
             }
         }
-        // The bytes were what they became: the probe cannot tell.
-        if self.rng.chance(8) {
-            data_at_mark = None;
-        }
         self.step().await;
-        let slot = self.world.borrow().slot_ref(view);
-        let gpa = gfn << 12 | self.rng.below(500) << 3;
-        let writers = [writer::GUEST_PAGE, writer::CACHED, writer::CMPXCHG];
-        let writer = *self.rng.pick(&writers);
+        self.emit_host_write(t, since, view, (gfn, writer), data_at_mark);
+    }
+
+    fn emit_host_write(
+        &self,
+        t: &Thread,
+        since: u64,
+        view: SlotView,
+        (gfn, writer): (u64, u8),
+        data_at_mark: Option<bool>,
+    ) {
+        // 5.10's function does not name the VM; the probe asks the vCPU loaded on the thread.
+        let is_nameless = self.config.kernel == Kernel::V5_10 && writer != writer::CACHED;
+        if is_nameless && t.vcpu.is_none() {
+            return;
+        }
+        let (gpa, slot, data_at_mark) = if writer == writer::CMPXCHG {
+            (gfn << 12, SlotRef { id: SlotId::default(), logging: false, has_bitmap: false }, None)
+        } else {
+            let slot = self.world.borrow().slot_ref(view);
+            (gfn << 12 | self.rng.below(500) << 3, slot, data_at_mark)
+        };
         let kind =
             EventKind::HostWrite { gpa, bytes: 8, slot, writer, failed: false, data_at_mark };
         self.emit_since(t, since, kind);

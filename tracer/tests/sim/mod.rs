@@ -16,6 +16,8 @@ pub mod mark;
 
 pub mod pagefault;
 
+pub mod huge;
+
 pub mod vcpu;
 
 pub mod host;

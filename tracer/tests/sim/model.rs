@@ -11,7 +11,7 @@ use super::seeds;
 
 #[test]
 fn a_healthy_run_loses_nothing() {
-    seeds::each("sim::model::a_healthy_run_loses_nothing", 300, |seed| {
+    seeds::each("sim::model::a_healthy_run_loses_nothing", 150, |seed| {
         let run = run(Config::healthy(seed));
         let truth = &run.truth;
         seeds::claim(truth.lost.is_empty(), || format!("lost {:x?}", truth.lost))?;
@@ -37,21 +37,28 @@ fn the_probe_numbers_every_record_and_names_a_span() {
     });
 }
 
+/// Seeds tried until a fault has shown its harm; most show it at once.
+const SEEDS_MAX: u64 = 120;
+
 #[test]
 fn a_fault_loses_only_pages_it_struck() {
     for &fault in Fault::ALL {
-        let (mut fired, mut lost, mut unlogged) = (0, 0, 0);
-        seeds::each("sim::model::a_fault_loses_only_pages_it_struck", 40, |seed| {
+        let (mut fired, mut lost, mut runs) = (0, 0, 0);
+        seeds::each("sim::model::a_fault_loses_only_pages_it_struck", SEEDS_MAX, |seed| {
+            let is_shown = 0 < fired && (0 < lost || fault.proof() == Proof::Protocol);
+            if is_shown && 5 <= runs {
+                return Ok(());
+            }
             let run = run(Config::broken(seed, fault));
             let truth = &run.truth;
+            runs += 1;
             fired += u64::from(!truth.fired.is_empty());
-            unlogged += u64::from(!truth.unlogged.is_empty());
             lost += u64::from(!truth.lost.is_empty());
             seeds::claim(truth.lost.is_subset(&truth.fired), || {
                 format!("{}: lost {:x?}, fired {:x?}", fault.name(), truth.lost, truth.fired)
             })
         });
-        println!("{:<34} fired {fired:>2} unlogged {unlogged:>2} lost {lost:>2}", fault.name());
+        println!("{:<34} {runs:>3} runs, fired in {fired:>2}, lost in {lost:>2}", fault.name());
         if seeds::are_all() {
             assert!(!fault.rules().is_empty(), "{} breaks no rule", fault.name());
             assert!(0 < fired, "{} never fired", fault.name());

@@ -22,6 +22,11 @@ pub fn page_ref(gfn: u64) -> PageRef {
     PageRef { gfn: Gfn(gfn), level: 1, as_id: Some(0) }
 }
 
+/// The page as probes see it that are told no address space.
+pub fn bare_ref(gfn: u64) -> PageRef {
+    PageRef { as_id: None, ..page_ref(gfn) }
+}
+
 /// Address of the page's SPTE.
 pub fn sptep(gfn: u64) -> u64 {
     0xffff_8882_0000_0000 + gfn * 8
@@ -36,9 +41,12 @@ impl Machine {
         if self.is_broken_by(Fault::EnableNoSrcu) && !view.is_logging {
             self.long_step().await;
         }
-        let is_done =
-            self.config.has_fast_faults() && self.fast_fault(t, view, gfn).await == Fast::Handled;
+        let huge = self.huge_fault(t, view, gfn, since).await;
+        let is_done = huge.is_none()
+            && self.config.has_fast_faults()
+            && self.fast_fault(t, view, gfn).await == Fast::Handled;
         let ret = match self.config.mmu {
+            _ if huge.is_some() => huge.unwrap_or_default(),
             _ if is_done => self.config.ret_fixed(),
             Mmu::Tdp => self.tdp_map(t, view, gfn, since).await,
             Mmu::Shadow => self.shadow_map(t, view, gfn).await,
@@ -54,7 +62,7 @@ impl Machine {
         if self.world.borrow_mut().page(gfn).spte & PRESENT == 0 {
             return Fast::NotPossible;
         }
-        let (page, fixed) = (page_ref(gfn), self.config.ret_fixed());
+        let (page, fixed) = (bare_ref(gfn), self.config.ret_fixed());
         // On shadow paging, interrupts are off: a flush waits until the mark is made.
         self.set_reading(t, VcpuMode::ReadingShadow);
         let mut done = Fast::NotPossible;
@@ -133,15 +141,13 @@ impl Machine {
         self.step().await;
         let old = self.world.borrow_mut().page(gfn).spte;
         let new = self.config.open_spte();
-        let mut bound = since;
         let marks = view.is_logging && !self.trips(Fault::SlowNoMark, [gfn]);
         if marks && !is_exclusive {
             self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
-            bound = self.clock(t);
             self.drop_lock_before_store(gfn, is_exclusive).await;
         }
         self.step().await;
-        let ret = self.tdp_store(t, gfn, (old, new), bound);
+        let ret = self.tdp_store(t, gfn, (old, new), since);
         if ret == self.config.ret_fixed() {
             self.note_old_slot(view, gfn);
             if marks && is_exclusive {
@@ -174,7 +180,7 @@ impl Machine {
         self.emit_since(
             t,
             since,
-            EventKind::SpteChange { page, old, new, sptep: sptep(gfn), shadow: false },
+            EventKind::SpteChange { page, old, new, sptep: 0, shadow: false },
         );
         self.config.ret_fixed()
     }
@@ -208,7 +214,6 @@ impl Machine {
             self.drop_lock_before_store(gfn, true).await;
         }
         self.step().await;
-        let since = self.clock(t);
         let new = self.config.open_spte();
         let (old, is_in_rmap) = {
             let mut world = self.world.borrow_mut();
@@ -217,15 +222,11 @@ impl Machine {
         };
         self.note_old_slot(view, gfn);
         self.step().await;
-        let (page, sptep, slot) = (page_ref(gfn), sptep(gfn), self.world.borrow().slot_ref(view));
-        if old != new {
-            let (old, new) = (Some(Spte(old)), Spte(new));
-            self.emit_since(
-                t,
-                since,
-                EventKind::SpteChange { page, old, new, sptep, shadow: true },
-            );
-        }
+        let (page, sptep, slot) = (bare_ref(gfn), sptep(gfn), self.world.borrow().slot_ref(view));
+        // From the entry of `mmu_set_spte`, which contains the mark.
+        let (old, new) = (Some(Spte(old)), Spte(new));
+        let kind = EventKind::SpteChange { page, old, new, sptep, shadow: true };
+        self.emit_since(t, requested, kind);
         self.emit_spte_set(t, requested, gfn, slot);
         if !is_in_rmap {
             let is_late = view.is_logging && self.trips(Fault::RmapLate, [gfn]);

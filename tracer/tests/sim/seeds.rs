@@ -3,19 +3,31 @@
 /// Runs `body` for each seed; a failure names its seed and how to replay it.
 ///
 /// `KVMDIRTY_SEED=n` replays one seed, `KVMDIRTY_SEEDS=n` runs `n` times as many.
-pub fn each(test: &str, count: u64, mut body: impl FnMut(u64) -> Result<(), String>) {
+pub fn each(test: &str, count: u64, body: impl FnMut(u64) -> Result<(), String>) {
+    if let Err(failure) = try_each(test, count, body) {
+        panic!("{failure}");
+    }
+}
+
+/// Like [`each`], but the first failure is the caller's.
+pub fn try_each(
+    test: &str,
+    count: u64,
+    mut body: impl FnMut(u64) -> Result<(), String>,
+) -> Result<(), String> {
     let seeds = match replayed() {
         Some(seed) => seed..seed + 1,
         None => 1..1 + count * factor(),
     };
     for seed in seeds {
-        if let Err(what) = body(seed) {
-            panic!(
+        body(seed).map_err(|what| {
+            format!(
                 "{what}\nseed={seed:#x} ; replay: KVMDIRTY_SEED={seed:#x} cargo test \
                  -p kvmdirty-trace --test sim -- --exact {test} --nocapture"
-            );
-        }
+            )
+        })?;
     }
+    Ok(())
 }
 
 /// All default seeds run, so that statements about their union hold.

@@ -25,7 +25,11 @@ impl Machine {
     /// The vCPU thread of the VMM, until the migration stops it.
     pub async fn vcpu_thread(&self, t: &Thread) {
         let index = t.vcpu.expect("a vCPU thread");
-        while !self.world.borrow().is_stopping {
+        while !self.world.borrow().is_over {
+            if self.world.borrow().is_stopping {
+                self.wait(self.config.step_ns * 10).await;
+                continue;
+            }
             self.world.borrow_mut().vcpus[index].is_running = true;
             let exit_reason = self.vcpu_run(t, index).await;
             self.world.borrow_mut().vcpus[index].is_running = false;

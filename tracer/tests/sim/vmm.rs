@@ -6,10 +6,20 @@ use super::config::{Kernel, Mmu, Mode, PRESENT, ProbePlan};
 use super::fault::Fault;
 use super::harvest::gfns;
 use super::machine::{Machine, Thread};
+use super::world::SlotView;
 
 impl Machine {
     pub async fn vmm_thread(&self, t: &Thread) {
-        self.wait(self.config.step_ns * self.rng.between(20, 400)).await;
+        for _ in 0..self.config.migrations {
+            self.world.borrow_mut().is_stopping = false;
+            self.wait(self.config.step_ns * self.rng.between(20, 400)).await;
+            self.migrate(t).await;
+        }
+        self.world.borrow_mut().is_over = true;
+    }
+
+    /// One migration or snapshot from enable to disable.
+    async fn migrate(&self, t: &Thread) {
         for slot in 0..self.config.slots as usize {
             self.enable_logging(t, slot).await;
             if self.config.mode != Mode::ManualInitSet {
@@ -36,7 +46,6 @@ impl Machine {
         for slot in 0..self.config.slots as usize {
             self.disable_logging(t, slot).await;
         }
-        self.world.borrow_mut().is_over = true;
     }
 
     fn fire_everywhere(&self) {
@@ -65,12 +74,11 @@ impl Machine {
             },
         );
         for slot in 0..self.config.slots as usize {
-            let since = self.clock(t);
-            self.emit_slot(t, slot, since, false);
+            self.emit_slot(t, slot, false);
         }
     }
 
-    fn emit_slot(&self, t: &Thread, slot: usize, since: u64, commit: bool) {
+    fn emit_slot(&self, t: &Thread, slot: usize, commit: bool) {
         let world = self.world.borrow();
         let own = &world.slots[slot];
         let bitmap =
@@ -87,9 +95,14 @@ impl Machine {
             commit,
         };
         drop(world);
-        // The tracepoint plan looks the slot up when the ioctl returns.
-        let is_bracketed = self.config.plan == ProbePlan::Kprobe;
-        self.emit_since(t, if is_bracketed { since } else { self.clock(t) }, kind);
+        self.emit(t, kind);
+    }
+
+    /// The probe sees a commit when it begins; the tracepoint plan looks the slot up when the ioctl returns.
+    fn emit_commit(&self, t: &Thread, slot: usize, by: ProbePlan) {
+        if self.config.plan == by {
+            self.emit_slot(t, slot, true);
+        }
     }
 
     async fn copy_slot(&self, slot: usize) {
@@ -226,14 +239,14 @@ impl Machine {
         if !self.is_broken_by(Fault::EnableNoSrcu) {
             self.srcu.synchronize(self).await;
         }
-        let since = self.clock(t);
+        self.emit_commit(t, slot, ProbePlan::Kprobe);
         self.step().await;
         if self.config.mode != Mode::ManualInitSet {
             self.protect_slot(t, slot).await;
         }
-        self.emit_slot(t, slot, since, true);
         self.slots_lock.unlock_write();
         self.world.borrow_mut().slots[slot].is_enabling = false;
+        self.emit_commit(t, slot, ProbePlan::Tracepoint);
         self.end(t, &ioctl, 0, 0);
     }
 
@@ -244,6 +257,11 @@ impl Machine {
             world.slots[slot].base..world.slots[slot].base + world.slots[slot].npages
         };
         let open: Vec<u64> = gfns.clone().filter(|gfn| self.is_open(*gfn)).collect();
+        if self.config.splits_eagerly {
+            for first in self.huge_of(slot) {
+                self.split(t, first, self.clock(t));
+            }
+        }
         let mut changed = 0;
         if !self.trips(Fault::EnableNoProtect, open.iter().copied()) {
             changed = self.remove_write_access(t, slot, gfns.clone()).await;
@@ -272,8 +290,12 @@ impl Machine {
         let is_exclusive = self.config.mmu == Mmu::Shadow || self.config.kernel == Kernel::V5_10;
         self.lock_tdp(is_exclusive).await;
         let mut changed = 0;
+        for first in self.huge_of(slot) {
+            self.protect_huge(t, first, since);
+            changed += 1;
+        }
+        let mut word = Protected::default();
         for gfn in gfns {
-            let before = self.clock(t);
             if self.rng.chance(20) {
                 self.step().await;
             }
@@ -284,16 +306,33 @@ impl Machine {
             let new = old & !self.config.protect_bits();
             self.world.borrow_mut().page(gfn).spte = new;
             changed += 1;
-            if self.config.spte_records {
-                self.emit_spte(t, before, gfn, (old, new));
-            }
+            self.fold(t, &mut word, view, gfn);
         }
+        self.emit_word(t, &word, view);
         self.unlock_tdp(is_exclusive);
         self.step().await;
         let slot_ref = self.world.borrow().slot_ref(view);
         assert_eq!(usize::from(slot_ref.id.id), slot);
         self.emit_since(t, since, EventKind::SlotProtect { slot: slot_ref, level: 1 });
         changed
+    }
+
+    /// The probe folds the pages a helper protects into words, which it emits without a mask.
+    fn fold(&self, t: &Thread, word: &mut Protected, view: SlotView, gfn: u64) {
+        if gfn & !63 != word.first {
+            self.emit_word(t, word, view);
+            *word = Protected { first: gfn & !63, mask: 0, since: self.clock(t) };
+        }
+        word.mask |= 1 << (gfn & 63);
+    }
+
+    fn emit_word(&self, t: &Thread, word: &Protected, view: SlotView) {
+        let Protected { first, mask: protected, since } = *word;
+        if protected != 0 && self.config.mmu == Mmu::Tdp {
+            let slot = self.world.borrow().slot_ref(view);
+            let kind = EventKind::HarvestWord { first: Gfn(first), mask: 0, protected, slot };
+            self.emit_since(t, since, kind);
+        }
     }
 
     async fn disable_logging(&self, t: &Thread, slot: usize) {
@@ -306,13 +345,21 @@ impl Machine {
         self.slots_lock.write(self).await;
         self.world.borrow_mut().slots[slot].is_logging = false;
         self.srcu.synchronize(self).await;
-        let since = self.clock(t);
         self.world.borrow_mut().slots[slot].bitmap = None;
+        self.emit_commit(t, slot, ProbePlan::Kprobe);
         self.step().await;
-        self.emit_slot(t, slot, since, true);
         self.slots_lock.unlock_write();
+        self.emit_commit(t, slot, ProbePlan::Tracepoint);
         self.end(t, &ioctl, 0, 0);
     }
+}
+
+/// Pages of one word that a helper has protected so far.
+#[derive(Default)]
+struct Protected {
+    first: u64,
+    mask: u64,
+    since: u64,
 }
 
 fn mask_of(pages: &[u64], first: u64) -> u64 {

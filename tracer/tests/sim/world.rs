@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvmdirty_trace::event::{SlotId, SlotRef};
 
 use super::config::{ACCESSED, Config, DIRTY, PRESENT, WRITABLE};
+use super::huge::region;
 
 /// A guest page.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +93,8 @@ pub struct Truth {
 /// Everything.
 pub struct World {
     pub pages: BTreeMap<u64, Page>,
+    /// Huge SPTEs by first gfn; their pages have none of their own.
+    pub huge: BTreeMap<u64, u64>,
     pub slots: Vec<Slot>,
     pub vcpus: Vec<Vcpu>,
     pub flushes: u64,
@@ -118,7 +121,7 @@ impl World {
         let slots: Vec<Slot> = (0..config.slots as u16)
             .map(|id| Slot {
                 id,
-                base: 0x40 + u64::from(id) * 0x400,
+                base: if config.huge { 0x200 } else { 0x40 + u64::from(id) * 0x400 },
                 npages: config.pages,
                 is_logging: false,
                 bitmap: None,
@@ -144,6 +147,7 @@ impl World {
             .collect();
         Self {
             pages,
+            huge: BTreeMap::new(),
             slots,
             vcpus,
             flushes: 0,
@@ -231,6 +235,13 @@ impl World {
     /// A hardware walk for a write: the translation may be used, or the CPU faults. Under PML, a clear D is set and
     /// logged by the CPU.
     pub fn walk(&mut self, vcpu: usize, gfn: u64, is_pml: bool) -> Walk {
+        if let Some(spte) = self.huge.get(&region(gfn)) {
+            if spte & WRITABLE == 0 {
+                return Walk::Fault;
+            }
+            self.vcpus[vcpu].tlb.insert(gfn);
+            return Walk::Done;
+        }
         let page = self.pages.get_mut(&gfn).expect("a page");
         if page.spte & PRESENT == 0 || page.spte & WRITABLE == 0 {
             return Walk::Fault;
@@ -255,7 +266,8 @@ impl World {
     /// The end of the migration: what differs is lost.
     pub fn compare(&mut self) {
         let differs = |(gfn, page): (&u64, &Page)| (page.copied != page.version).then_some(*gfn);
-        self.truth.lost = self.pages.iter().filter_map(differs).collect();
+        let lost: Vec<u64> = self.pages.iter().filter_map(differs).collect();
+        self.truth.lost.extend(lost);
     }
 }
 
