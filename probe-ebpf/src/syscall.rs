@@ -135,21 +135,21 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn end(thread: &mut Thread, ret: i64) {
     let kvm = thread.kvm;
-    let ioctl = &thread.ioctl;
     let flushes = flush_requests(kvm);
     let mut emitted = 0;
     let mut flags = 0;
-    match IoctlOp::from_u8(ioctl.op as u8) {
+    match IoctlOp::from_u8(thread.ioctl.op as u8) {
         Some(IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog) if ret == 0 => {
-            let walk = words::emit_all(kvm, ioctl);
-            emitted = walk.emitted;
-            if walk.is_cut {
+            words::emit_all(thread);
+            emitted = thread.walk.emitted;
+            if thread.walk.is_cut != 0 {
                 flags = flag::WORDS_CUT;
             }
         }
-        Some(IoctlOp::SetMemory) if ret == 0 => slot_changed(kvm, ioctl),
+        Some(IoctlOp::SetMemory) if ret == 0 => slot_changed(kvm, &thread.ioctl),
         Some(_) | None => {}
     }
+    let ioctl = &thread.ioctl;
     emit::syscall(
         Hook::Syscall,
         &Fact {

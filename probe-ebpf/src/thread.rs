@@ -6,6 +6,7 @@ use crate::emit::count_missed;
 use crate::kernel::current_tid;
 use crate::kprobe::brackets::Brackets;
 use crate::maps::{BLANK, THREADS};
+use crate::words::Walk;
 
 /// Open brackets of one thread. A time of 0 means: not open.
 #[repr(C)]
@@ -26,6 +27,8 @@ pub struct Thread {
     pub wait_ns: u64,
     /// The lock and its contention flags.
     pub wait_flags: u64,
+    /// The bitmap of the ioctl, while its words are emitted.
+    pub walk: Walk,
     /// What the kprobe plan has open.
     pub brackets: Brackets,
 }

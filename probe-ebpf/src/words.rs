@@ -1,6 +1,8 @@
 //! The bitmap a harvest handed to user space, read at the ioctl's return (tracepoint plan).
 //!
-//! Uses `bpf_loop`, so the programs that call it are loaded on 5.17 and later only.
+//! Uses `bpf_loop`, so the programs that call it are loaded on 5.17 and later only. The walk lives in the thread's
+//! entry, a map value, and the callbacks get a pointer to it: what a verifier knows about counters on the stack keeps it
+//! going through iterations that differ in nothing else.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -13,125 +15,106 @@ use crate::emit::{self, Fact};
 use crate::kernel::{read, read_user};
 use crate::maps::{READBACK, SLOTS, SYSCALL_RING};
 use crate::shadow::tag;
-use crate::thread::Ioctl;
+use crate::thread::Thread;
 
 /// Words read at once.
-const CHUNK: u32 = 4;
+const CHUNK: u32 = 8;
 
-/// A walk over one bitmap.
+/// A walk over one bitmap; part of [`Thread`].
 #[repr(C)]
 pub struct Walk {
     kvm: u64,
     user: u64,
     first_gfn: u64,
-    words: u32,
+    words: u64,
     /// First word of the chunk in hand.
-    first: u32,
-    readbacks_left: u32,
-    /// The word in hand: its first gfn, its bits, and which of them were read back without and with W. Kept here and
-    /// not in a frame of its own because all frames together have 512 bytes.
+    first: u64,
+    readbacks_left: u64,
+    /// The word in hand: its first gfn, its bits, and which of them were read back without and with W.
     gfn: u64,
     mask: u64,
     protected: u64,
     writable: u64,
     /// Words emitted.
     pub emitted: u64,
-    /// Not all words could be read or emitted.
-    pub is_cut: bool,
+    /// Non-zero: not all words could be read or emitted.
+    pub is_cut: u64,
 }
 
-/// Emits every non-zero word of the bitmap of a GET or CLEAR that succeeded.
-#[inline(never)]
-pub fn emit_all(kvm: u64, ioctl: &Ioctl) -> Walk {
-    let mut walk = Walk {
-        kvm,
-        user: ioctl.bitmap,
-        first_gfn: 0,
-        words: 0,
-        first: 0,
-        readbacks_left: config!(readbacks_max) as u32,
-        gfn: 0,
-        mask: 0,
-        protected: 0,
-        writable: 0,
-        emitted: 0,
-        is_cut: true,
-    };
-    let key = crate::request::slot_key(kvm, (ioctl.op >> 32) as u32);
-    // SAFETY: read once and copied.
-    let Some(extent) = (unsafe { SLOTS.get(&key) }) else { return walk };
-    walk.first_gfn = extent.base + ioctl.first;
-    let words = ioctl.npages.div_ceil(64);
-    let is_too_long = words > u64::from(limits::HARVEST_WORDS_MAX);
-    walk.words = if is_too_long { limits::HARVEST_WORDS_MAX } else { words as u32 };
-    walk.is_cut = false;
-    // SAFETY: the callback has the signature `bpf_loop` asks for and gets the walk it was given.
+/// Runs `callback` for `0..n`, with the walk.
+#[inline(always)]
+fn each(n: u64, callback: extern "C" fn(u32, *mut &mut Walk) -> i64, mut walk: &mut Walk) {
+    // SAFETY: the callback has the signature `bpf_loop` asks for; the context is on this frame and outlives the call.
     unsafe {
-        generated::bpf_loop(
-            walk.words.div_ceil(CHUNK),
-            chunk as *mut c_void,
-            (&raw mut walk).cast(),
-            0,
-        );
+        generated::bpf_loop(n as u32, callback as *mut c_void, ptr::from_mut(&mut walk).cast(), 0);
     }
-    walk.is_cut |= is_too_long;
-    walk
 }
 
-/// `bpf_loop` callback: the next [`CHUNK`] words, most of which are zero. Returns 1 to stop.
-///
-/// The words are visited by a loop of its own, not unrolled: older verifiers walk every combination of zero and
-/// non-zero words otherwise.
-extern "C" fn chunk(index: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: `emit_all` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    walk.first = index * CHUNK;
-    let user = walk.user + u64::from(walk.first) * 8;
-    let is_whole = walk.first + CHUNK <= walk.words;
+/// Emits every non-zero word of the bitmap of a GET or CLEAR that succeeded; [`Thread::walk`] tells how that went.
+#[inline(always)]
+pub fn emit_all(thread: &mut Thread) {
+    let walk = &mut thread.walk;
+    walk.kvm = thread.kvm;
+    walk.user = thread.ioctl.bitmap;
+    walk.readbacks_left = config!(readbacks_max);
+    walk.emitted = 0;
+    walk.is_cut = 1;
+    let key = crate::request::slot_key(thread.kvm, (thread.ioctl.op >> 32) as u32);
+    // SAFETY: read once and copied.
+    let Some(extent) = (unsafe { SLOTS.get(&key) }) else { return };
+    walk.first_gfn = extent.base + thread.ioctl.first;
+    walk.words = thread.ioctl.npages.div_ceil(64);
+    walk.is_cut = 0;
+    if walk.words > u64::from(limits::HARVEST_WORDS_MAX) {
+        walk.words = limits::HARVEST_WORDS_MAX.into();
+        walk.is_cut = 1;
+    }
+    each(walk.words.div_ceil(CHUNK.into()), chunk, walk);
+}
+
+/// `bpf_loop` callback: the next [`CHUNK`] words, most of which are zero.
+extern "C" fn chunk(index: u32, walk: *mut &mut Walk) -> i64 {
+    // SAFETY: `each` passes its own walk.
+    let walk = unsafe { &mut **walk };
+    walk.first = u64::from(index) * u64::from(CHUNK);
+    let user = walk.user + walk.first * 8;
+    let is_whole = walk.first + u64::from(CHUNK) <= walk.words;
     if is_whole && read_user::<[u64; CHUNK as usize]>(user) == Some([0; CHUNK as usize]) {
         return 0;
     }
-    // SAFETY: as for `emit_all`.
-    unsafe { generated::bpf_loop(CHUNK, word as *mut c_void, ptr::from_mut(walk).cast(), 0) };
-    i64::from(walk.is_cut)
-}
-
-/// `bpf_loop` callback: one word of the chunk.
-extern "C" fn word(index: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: `chunk` passes the walk it was given.
-    let walk = unsafe { &mut *walk };
-    let index = walk.first + index;
-    if walk.words <= index {
-        return 1;
-    }
-    let Some(mask) = read_user::<u64>(walk.user + u64::from(index) * 8) else {
-        walk.is_cut = true;
-        return 1;
-    };
-    if mask != 0 && !emit_word(walk, index, mask) {
-        walk.is_cut = true;
-        return 1;
-    }
+    each(CHUNK.into(), word, walk);
     0
 }
 
-/// Emits one word; `false` if the ring has only the room kept for the ends of ioctls.
-#[inline(never)]
-fn emit_word(walk: &mut Walk, index: u32, mask: u64) -> bool {
+/// `bpf_loop` callback: one word of the chunk.
+extern "C" fn word(index: u32, walk: *mut &mut Walk) -> i64 {
     const BPF_RB_AVAIL_DATA: u64 = 0;
+    // SAFETY: as for `chunk`.
+    let walk = unsafe { &mut **walk };
+    let index = walk.first + u64::from(index);
+    if walk.words <= index {
+        return 1;
+    }
+    let Some(mask) = read_user::<u64>(walk.user + index * 8) else {
+        walk.is_cut = 1;
+        return 1;
+    };
+    if mask == 0 {
+        return 0;
+    }
+    // The ends of ioctls must find room however many words there are.
     let used = SYSCALL_RING.query(BPF_RB_AVAIL_DATA);
     if used > u64::from(limits::SYSCALL_RING_BYTES - limits::SYSCALL_RING_RESERVE) {
-        return false;
+        walk.is_cut = 1;
+        return 1;
     }
-    walk.gfn = walk.first_gfn + u64::from(index) * 64;
+    walk.gfn = walk.first_gfn + index * 64;
     walk.mask = mask;
     walk.protected = 0;
     walk.writable = 0;
     if walk.readbacks_left >= 64 {
         walk.readbacks_left -= 64;
-        let context = ptr::from_mut(walk).cast();
-        // SAFETY: as for `emit_all`.
-        unsafe { generated::bpf_loop(64, read_back as *mut c_void, context, 0) };
+        each(64, read_back, walk);
     }
     walk.emitted += 1;
     emit::syscall(
@@ -144,17 +127,17 @@ fn emit_word(walk: &mut Walk, index: u32, mask: u64) -> bool {
             args: [walk.gfn, walk.mask, walk.protected, walk.writable],
         },
     );
-    true
+    0
 }
 
 /// `bpf_loop` callback: reads back the SPTE of one page of the word.
 ///
 /// The value is believed only if it is present and maps the frame that was set: a page-table page may have been freed
 /// and reused since.
-extern "C" fn read_back(bit: u32, walk: *mut Walk) -> i64 {
+extern "C" fn read_back(bit: u32, walk: *mut &mut Walk) -> i64 {
     const W: u64 = 1 << 1;
-    // SAFETY: `emit_word` passes the walk it was given.
-    let walk = unsafe { &mut *walk };
+    // SAFETY: as for `chunk`.
+    let walk = unsafe { &mut **walk };
     let gfn = walk.gfn + u64::from(bit);
     let bit = 1u64 << (bit & 63);
     if walk.mask & bit == 0 {

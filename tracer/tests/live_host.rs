@@ -78,10 +78,14 @@ fn trace(flags: &[&str]) -> Option<Trace> {
             error @ (LiveError::NoKvm
             | LiveError::NoBtf
             | LiveError::NotPermitted { .. }
-            | LiveError::AddressesHidden
-            | LiveError::NoPlan { .. }),
+            | LiveError::AddressesHidden),
         ) => {
             skipped("live trace", &error.to_string());
+            return None;
+        }
+        // Other reasons are a probe that this kernel's verifier refuses, which is a failure.
+        Err(LiveError::NoPlan { reason }) if reason.contains("needs Linux") => {
+            skipped("live trace", &reason);
             return None;
         }
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
