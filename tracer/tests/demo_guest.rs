@@ -161,8 +161,8 @@ fn a_run_tells_its_phases_in_order() {
 
 #[test]
 fn every_workload_keeps_every_page_in_every_mode() {
-    let workloads = "--workload=zap,kvm-clock,steal-time,crossing,exchange,forced-emulation,\
-                     move-slot,recreate-slot,second-vm";
+    let workloads = "--workload=zap,kvm-clock,steal-time,pv-eoi,smm,crossing,exchange,\
+                     forced-emulation,move-slot,recreate-slot,second-vm";
     for mode in ["get", "manual", "manual-initset", "ring"] {
         for backing in ["anonymous", "memfd"] {
             let [mode, backing] = [format!("--mode={mode}"), format!("--backing={backing}")];

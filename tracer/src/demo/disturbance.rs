@@ -4,8 +4,8 @@ use crate::demo::DemoError;
 use crate::demo::code::REGIONS_MAX;
 use crate::demo::config::Backing;
 use crate::demo::harvest::{Harvester, Pass};
-use crate::demo::layout::{Extent, MOVABLE_PAGES, movable_extents};
-use crate::demo::machine::{Logging, Machine};
+use crate::demo::layout::Extent;
+use crate::demo::machine::{Logging, Machine, MovableSlot};
 use crate::demo::protocol::Harvest;
 use crate::demo::workload::{Workload, Workloads};
 
@@ -27,19 +27,24 @@ pub fn disturb(
     if workloads.wants(Workload::KvmClock) {
         set_clock(machine)?;
     }
+    if workloads.wants(Workload::Smm) {
+        machine.enter_smm();
+    }
     if workloads.wants(Workload::Zap) {
         let index = pass.iteration as usize % machine.slots.len();
         zap(machine, index)?;
         workloads.done(Workload::Zap, 1);
     }
     let turn = pass.iteration % SLOT_CHANGE_PERIOD;
-    if turn == 0 && workloads.wants(Workload::MoveSlot) {
-        harvests.push(move_slot(machine, harvester, pass)?);
-        workloads.done(Workload::MoveSlot, 1);
-    }
-    if turn == 1 && workloads.wants(Workload::RecreateSlot) {
-        harvests.push(recreate_slot(machine, harvester, pass)?);
-        workloads.done(Workload::RecreateSlot, 1);
+    if let Some(slot) = machine.movable {
+        if turn == 0 && workloads.wants(Workload::MoveSlot) {
+            harvests.push(move_slot(machine, slot, harvester, pass)?);
+            workloads.done(Workload::MoveSlot, 1);
+        }
+        if turn == 1 && workloads.wants(Workload::RecreateSlot) {
+            harvests.push(recreate_slot(machine, slot, harvester, pass)?);
+            workloads.done(Workload::RecreateSlot, 1);
+        }
     }
     Ok(harvests)
 }
@@ -72,15 +77,14 @@ fn zap(machine: &Machine, index: usize) -> Result<(), DemoError> {
 /// It is harvested first, as a VMM must: what KVM does with set bits on a move is not promised.
 fn move_slot(
     machine: &mut Machine,
+    slot: MovableSlot,
     harvester: &mut Harvester,
     pass: Pass,
 ) -> Result<Harvest, DemoError> {
     machine.hold();
-    let index = machine.slots.len() - 1;
+    let MovableSlot { index, places: [first, second] } = slot;
     let harvest = harvester.harvest_slot(machine, index, pass)?;
     let from = machine.slots[index].extent;
-    let data_end = machine.slots[index - 1].extent.end();
-    let [first, second] = movable_extents(data_end);
     let to = if from == first { second } else { first };
     machine.put_slot(&machine.slots[index], to, Logging::On)?;
     machine.slots[index].extent = to;
@@ -96,14 +100,13 @@ fn move_slot(
 /// Deletes the movable slot and makes it again, logging on, with the vCPUs held.
 fn recreate_slot(
     machine: &mut Machine,
+    slot: MovableSlot,
     harvester: &mut Harvester,
     pass: Pass,
 ) -> Result<Harvest, DemoError> {
     machine.hold();
-    let index = machine.slots.len() - 1;
-    let harvest = harvester.harvest_slot(machine, index, pass)?;
-    let slot = &machine.slots[index];
-    assert!(slot.extent.pages == MOVABLE_PAGES, "the last slot is the movable one");
+    let harvest = harvester.harvest_slot(machine, slot.index, pass)?;
+    let slot = &machine.slots[slot.index];
     machine.put_slot(slot, Extent { pages: 0, ..slot.extent }, Logging::Off)?;
     machine.put_slot(slot, slot.extent, Logging::On)?;
     machine.run();

@@ -7,7 +7,9 @@
 //!   0x0000_2000  control page of vCPU n
 //!   0x0001_2000  state page of vCPU n
 //!   0x0002_2000  page of vCPU n that KVM itself writes
+//!   0x0003_2000  interrupt table, and descriptors in the page behind it
 //!   0x0004_0000  PML4, PDPT, PD, then one page table per 2 MiB
+//!   0x001f_d000  (virtual only) the local APIC's registers
 //!   0x001f_e000  the one page that the guest does not map
 //!   0x001f_f000  in its last word begins a store that ends in the hole behind the slot
 //! hole, 2 MiB at 0x20_0000: no memslot, a store there is MMIO
@@ -43,6 +45,12 @@ pub const CROSSING_ADDRESS: u64 = SYSTEM_BYTES - 4;
 pub const DATA_ADDRESS: u64 = 2 * HUGE_BYTES;
 /// Address of the top-level page table, for CR3.
 pub const TABLES_ADDRESS: u64 = 0x4_0000;
+/// Address of the interrupt table; the segment descriptors are in the page behind it.
+pub const DESCRIPTORS_ADDRESS: u64 = 0x3_2000;
+/// Virtual address of the local APIC's registers, the only page that is not mapped one to one.
+pub const LOCAL_APIC_ADDRESS: u64 = SYSTEM_BYTES - 3 * PAGE_BYTES;
+/// Physical address of the local APIC's registers after reset.
+const LOCAL_APIC_PHYSICAL: u64 = 0xfee0_0000;
 /// A page that the guest does not map.
 const UNMAPPED_ADDRESS: u64 = SYSTEM_BYTES - 2 * PAGE_BYTES;
 /// Address of the page-table entry of the unmapped page; never present, so the guest may scribble
@@ -136,9 +144,12 @@ pub fn page_tables(end: u64, data: GuestPages) -> Vec<(u64, u64)> {
         entries.push((pd + 8 * index, table | link));
         for page in 0..512 {
             let address = base + page * PAGE_BYTES;
-            if address != UNMAPPED_ADDRESS {
-                entries.push((table + 8 * page, address | link));
-            }
+            let entry = match address {
+                UNMAPPED_ADDRESS => continue,
+                LOCAL_APIC_ADDRESS => LOCAL_APIC_PHYSICAL | link,
+                _ => address | link,
+            };
+            entries.push((table + 8 * page, entry));
         }
     }
     entries
@@ -162,7 +173,7 @@ mod tests {
         let end = movable_extents(extents.last().unwrap().end())[1].end();
         let tables = page_tables(end, GuestPages::Small);
         let highest = tables.iter().map(|(address, _)| *address).max().unwrap();
-        assert!(highest < UNMAPPED_ADDRESS);
+        assert!(highest < LOCAL_APIC_ADDRESS);
         assert!(end <= 1 << 30);
     }
 
@@ -170,7 +181,9 @@ mod tests {
     fn the_spare_entry_is_the_only_hole() {
         let tables = page_tables(DATA_ADDRESS, GuestPages::Small);
         assert!(tables.iter().all(|(address, _)| *address != SPARE_ENTRY_ADDRESS));
-        assert!(tables.contains(&(SPARE_ENTRY_ADDRESS - 8, 0x1f_d000 | PRESENT | WRITABLE | USER)));
+        assert!(
+            tables.contains(&(SPARE_ENTRY_ADDRESS - 16, 0x1f_c000 | PRESENT | WRITABLE | USER))
+        );
     }
 
     #[test]
@@ -178,6 +191,7 @@ mod tests {
         let last = VCPUS_MAX - 1;
         assert!(control_address(last) + PAGE_BYTES <= state_address(0));
         assert!(state_address(last) + PAGE_BYTES <= kvm_page_address(0));
-        assert!(kvm_page_address(last) + PAGE_BYTES <= TABLES_ADDRESS);
+        assert!(kvm_page_address(last) + PAGE_BYTES <= DESCRIPTORS_ADDRESS);
+        const { assert!(DESCRIPTORS_ADDRESS + 2 * PAGE_BYTES <= TABLES_ADDRESS) };
     }
 }

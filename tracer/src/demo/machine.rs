@@ -1,5 +1,6 @@
 //! A small VM: its memslots, its vCPU threads and the switches a VMM needs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -13,6 +14,7 @@ use crate::demo::code;
 use crate::demo::config::{GuestConfig, Mode};
 use crate::demo::gate::{Gate, Kicker};
 use crate::demo::host_write;
+use crate::demo::interrupt;
 use crate::demo::layout::{
     self, Extent, GuestPages, PAGE, PAGE_BYTES, PROGRAM_ADDRESS, SYSTEM_BYTES, state_address,
 };
@@ -21,6 +23,7 @@ use crate::demo::oracle::Shadow;
 use crate::demo::plan::VcpuPlan;
 use crate::demo::protocol::{SlotFacts, VcpuFacts, VmFacts};
 use crate::demo::ring::DirtyRing;
+use crate::demo::smm;
 use crate::demo::vcpu::{self, Address, Exits, Station};
 use crate::demo::workload::{Workload, Workloads};
 use crate::event::{Gfn, SlotId};
@@ -47,6 +50,15 @@ impl Slot {
     }
 }
 
+/// The slot that may be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovableSlot {
+    /// Index among the slots of the machine.
+    pub index: usize,
+    /// The two places where it may lie.
+    pub places: [Extent; 2],
+}
+
 /// Whether KVM logs writes to a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logging {
@@ -64,17 +76,20 @@ pub enum Logging {
 pub struct Machine {
     /// Index of the VM in this process.
     pub index: u32,
-    /// The VM.
-    pub vm: VmFd,
+    /// The VM; shared with the vCPU threads where they interrupt themselves.
+    pub vm: Arc<VmFd>,
     /// One per vCPU in ring mode, else none.
     pub rings: Vec<DirtyRing>,
-    /// In ascending order of number; the movable slot last.
+    /// In ascending order of number.
     pub slots: Vec<Slot>,
+    /// Which of them may be moved, and deleted and made again.
+    pub movable: Option<MovableSlot>,
     /// What each vCPU writes.
     pub plans: Vec<VcpuPlan>,
     /// Exits of all vCPUs.
     pub exits: Arc<Exits>,
     gate: Arc<Gate>,
+    smi: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     vcpus: Vec<VcpuFacts>,
     kickers: Vec<Kicker>,
@@ -95,30 +110,26 @@ impl Machine {
     ) -> Result<Self, DemoError> {
         let vm = kvm.create_vm().map_err(|errno| DemoError::ioctl("KVM_CREATE_VM", errno))?;
         capability::enable_mode(&vm, config)?;
-        let mut extents = layout::data_extents(config.pages, config.slots);
-        let data_end = extents.last().map_or(layout::DATA_ADDRESS, Extent::end);
-        let movable = layout::movable_extents(data_end);
-        if workloads.wants_movable_slot() {
-            extents.push(movable[0]);
+        smm::check(&vm, workloads);
+        if workloads.wants(Workload::PvEoi) {
+            interrupt::create_controllers(&vm)?;
         }
-        let plans: Vec<VcpuPlan> = (0..config.vcpus)
-            .map(|vcpu| VcpuPlan::new(config, vcpu, &extents, workloads))
-            .collect();
-        extents.insert(0, Extent { address: 0, pages: SYSTEM_BYTES / PAGE_BYTES });
-        let slots = create_slots(config, &extents)?;
+        let blueprint = Blueprint::new(config, workloads);
         let mut machine = Self {
             index,
-            vm,
+            vm: Arc::new(vm),
             rings: Vec::new(),
-            slots,
-            plans,
+            slots: create_slots(config, &blueprint.slots)?,
+            movable: blueprint.movable,
+            plans: blueprint.plans,
             exits: Arc::default(),
             gate: Arc::new(Gate::closed()),
+            smi: Arc::default(),
             threads: Vec::new(),
             vcpus: Vec::new(),
             kickers: Vec::new(),
         };
-        machine.write_system_slot(config, movable[1].end());
+        machine.write_memory(config, blueprint.end);
         machine.set_logging(Logging::Off)?;
         machine.spawn_vcpus(kvm, config, bell, workloads)?;
         Ok(machine)
@@ -204,20 +215,40 @@ impl Machine {
         progress
     }
 
-    /// How often KVM itself wrote into the guest, by workload.
-    pub fn host_writes(&self) -> Vec<(Workload, u64)> {
-        let system = &self.slots[0].memory;
-        self.plans.iter().flat_map(|plan| host_write::count(system, plan.vcpu)).collect()
+    /// Sends the first vCPU into system management mode, when it enters the guest next.
+    pub fn enter_smm(&self) {
+        self.smi.store(true, Ordering::SeqCst);
     }
 
-    fn write_system_slot(&self, config: &GuestConfig, end: u64) {
+    /// How often KVM itself wrote into the guest, by workload, judged by what is in guest memory.
+    pub fn host_writes(&self) -> Vec<(Workload, u64)> {
+        let system = &self.slots[0].memory;
+        let mut writes = Vec::new();
+        for plan in &self.plans {
+            writes.extend(host_write::count(system, plan.vcpu));
+            writes.push((Workload::PvEoi, interrupt::count(system, plan.vcpu)));
+        }
+        let smm = self.smm_slot().map(|slot| (Workload::Smm, smm::count(&slot.memory)));
+        writes.extend(smm);
+        writes
+    }
+
+    fn smm_slot(&self) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.id == smm::SLOT)
+    }
+
+    fn write_memory(&self, config: &GuestConfig, end: u64) {
         let memory = &self.slots[0].memory;
         memory.write_bytes(PROGRAM_ADDRESS, code::PROGRAM);
+        memory.write_bytes(interrupt::HANDLER_ADDRESS, interrupt::HANDLER);
         let pages = if config.huge_pages { GuestPages::Huge } else { GuestPages::Small };
         let tables = layout::page_tables(end, pages);
         let plans = self.plans.iter().flat_map(|plan| plan.words(config));
-        for (address, value) in tables.into_iter().chain(plans) {
+        for (address, value) in tables.into_iter().chain(plans).chain(interrupt::words()) {
             memory.write_word(address, value);
+        }
+        if let Some(slot) = self.smm_slot() {
+            smm::write_program(&slot.memory);
         }
     }
 
@@ -237,6 +268,10 @@ impl Machine {
             vcpu::set_features(kvm, &fd)?;
             vcpu::set_registers(&fd, vcpu, config.seed)?;
             host_write::enable(&fd, vcpu, workloads)?;
+            let interrupts = workloads.wants(Workload::PvEoi);
+            if interrupts {
+                interrupt::enable(&fd, vcpu, workloads)?;
+            }
             if config.mode == Mode::Ring {
                 self.rings.push(DirtyRing::map(&fd, config.ring_entries as usize)?);
             }
@@ -246,6 +281,9 @@ impl Machine {
                 gate: Arc::clone(&self.gate),
                 bell: bell.clone(),
                 exits: Arc::clone(&self.exits),
+                interrupts: interrupts.then(|| Arc::clone(&self.vm)),
+                // Only the first vCPU is ever asked to: all would save their state at one place.
+                smi: if vcpu == 0 { Arc::clone(&self.smi) } else { Arc::default() },
             };
             let sender = sender.clone();
             let thread = std::thread::Builder::new()
@@ -284,18 +322,51 @@ pub struct Progress {
     pub stores: u64,
 }
 
-fn create_slots(config: &GuestConfig, extents: &[Extent]) -> Result<Vec<Slot>, DemoError> {
+/// What a VM is to be made of.
+struct Blueprint {
+    slots: Vec<(SlotId, Extent)>,
+    movable: Option<MovableSlot>,
+    plans: Vec<VcpuPlan>,
+    /// First address that the guest does not map.
+    end: u64,
+}
+
+impl Blueprint {
+    fn new(config: &GuestConfig, workloads: &Workloads) -> Self {
+        let mut extents = layout::data_extents(config.pages, config.slots);
+        let data_end = extents.last().map_or(layout::DATA_ADDRESS, Extent::end);
+        let places = layout::movable_extents(data_end);
+        let mut movable = None;
+        if workloads.wants_movable_slot() {
+            extents.push(places[0]);
+            movable = Some(MovableSlot { index: extents.len(), places });
+        }
+        let plans = (0..config.vcpus)
+            .map(|vcpu| VcpuPlan::new(config, vcpu, &extents, workloads))
+            .collect();
+        extents.insert(0, Extent { address: 0, pages: SYSTEM_BYTES / PAGE_BYTES });
+        let mut slots: Vec<(SlotId, Extent)> =
+            (0..).map(SlotId::from_abi).zip(extents.iter().copied()).collect();
+        if workloads.wants(Workload::Smm) {
+            slots.push((smm::SLOT, smm::EXTENT));
+        }
+        Self { slots, movable, plans, end: places[1].end() }
+    }
+}
+
+fn create_slots(config: &GuestConfig, slots: &[(SlotId, Extent)]) -> Result<Vec<Slot>, DemoError> {
     let data_pages = if config.huge_pages { HostPages::Huge } else { HostPages::Small };
-    let slot = |(id, extent): (u32, &Extent)| {
+    let slot = |&(id, extent): &(SlotId, Extent)| {
         let pages = extent.pages as usize;
-        let host_pages = if id == 0 { HostPages::Small } else { data_pages };
+        let is_data = layout::DATA_ADDRESS <= extent.address;
+        let host_pages = if is_data { data_pages } else { HostPages::Small };
         Ok(Slot {
-            id: SlotId::from_abi(id),
-            extent: *extent,
+            id,
+            extent,
             memory: Mapping::new(pages * PAGE, config.backing, host_pages)?,
             shadow: Shadow::new(pages),
             bitmap: vec![0; pages.div_ceil(64)],
         })
     };
-    (0..).zip(extents).map(slot).collect()
+    slots.iter().map(slot).collect()
 }

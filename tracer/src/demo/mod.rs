@@ -22,9 +22,11 @@ pub mod bell;
 pub mod capability;
 pub mod gate;
 pub mod host_write;
+pub mod interrupt;
 pub mod machine;
 pub mod memory;
 pub mod ring;
+pub mod smm;
 pub mod sys;
 pub mod vcpu;
 

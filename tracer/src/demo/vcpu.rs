@@ -2,15 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
 use crate::demo::DemoError;
 use crate::demo::bell::Bell;
 use crate::demo::gate::{Gate, Kicker};
+use crate::demo::interrupt;
 use crate::demo::layout::{PROGRAM_ADDRESS, TABLES_ADDRESS, control_address, state_address};
 use crate::demo::protocol::ExitCounts;
 
@@ -25,6 +26,9 @@ const EFER: u64 = 0x500;
 /// privilege and asks the I/O bitmap of the task segment instead, which is at address 0 after reset
 /// (see `layout`).
 const RFLAGS: u64 = 0x3002;
+
+/// A vCPU that interrupts itself does so once in so many exits.
+const INTERRUPT_PERIOD: u64 = 8;
 
 /// Counts the exits of all vCPUs of a VM.
 #[derive(Debug, Default)]
@@ -61,6 +65,10 @@ pub struct Station {
     pub bell: Bell,
     /// Where exits are counted.
     pub exits: Arc<Exits>,
+    /// The VM through which the vCPU interrupts itself, if it is to do so.
+    pub interrupts: Option<Arc<VmFd>>,
+    /// Set to send the vCPU into system management mode before it enters the guest next.
+    pub smi: Arc<AtomicBool>,
 }
 
 /// Where a vCPU thread can be reached; it says so before it first waits at its gate.
@@ -150,11 +158,25 @@ pub fn run_thread(mut fd: VcpuFd, station: &Station, reachable: Sender<Address>)
         return;
     }
     drop(reachable);
+    let mut exits = 0_u64;
     while station.gate.enter(|| fd.set_kvm_immediate_exit(0)) {
-        let exit = run_once(&mut fd, &station.exits);
+        let exit = match station.smi.swap(false, Ordering::SeqCst).then(|| fd.smi()) {
+            None | Some(Ok(())) => run_once(&mut fd, &station.exits),
+            Some(Err(errno)) => Exit::Unexpected(format!("KVM_SMI: {errno}")),
+        };
         station.gate.leave();
         match exit {
-            Exit::Expected => {}
+            Exit::Expected => {
+                exits += 1;
+                match &station.interrupts {
+                    Some(vm) if exits.is_multiple_of(INTERRUPT_PERIOD) => {
+                        if let Err(error) = interrupt::send(vm, station.vcpu) {
+                            station.bell.fail(error);
+                        }
+                    }
+                    Some(_) | None => {}
+                }
+            }
             Exit::RingFull => {
                 station.bell.ring_full();
                 station.gate.await_harvest();

@@ -22,12 +22,10 @@ use crate::demo::machine::{Logging, Machine};
 use crate::demo::oracle::Comparison;
 use crate::demo::protocol::{GuestReport, Harvest, Line, Phase, PhaseMark, Ready, VmReport};
 use crate::demo::sys::monotonic_ns;
-use crate::demo::workload::{Workload, Workloads};
+use crate::demo::workload::{Host, Workload, Workloads};
 
 /// How long the vCPUs run before logging is turned on, so that there are writable SPTEs to protect.
 const WARM_UP: Duration = Duration::from_millis(100);
-/// Where the kernel says whether the forced-emulation prefix works.
-const FORCE_EMULATION_PREFIX: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
 
 /// Runs a demo guest under the control of a parent process.
 ///
@@ -44,8 +42,7 @@ pub fn run(
 ) -> Result<GuestReport, DemoError> {
     config.check()?;
     ignore_kicks()?;
-    let prefix = std::fs::read_to_string(FORCE_EMULATION_PREFIX).ok();
-    let workloads = Workloads::new(config, prefix.as_deref());
+    let workloads = Workloads::new(config, &Host::detect());
     let mut run = Run {
         config,
         bell: Bell::default(),

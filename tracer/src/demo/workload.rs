@@ -7,6 +7,8 @@
 //! | `zap` | host memory of a slot is unmapped and restored | mmu notifier, slow faults |
 //! | `kvm-clock` | `KVM_SET_CLOCK` with a clock page | pvclock write by KVM at the next entry |
 //! | `steal-time` | the vCPU has a steal-time area | write by KVM at sched-in and sched-out |
+//! | `pv-eoi` | interrupts, ended through guest memory | EOI word written by KVM at injection |
+//! | `smm` | vCPU 0 enters and leaves SMM | state saved by KVM, second address space, RSM |
 //! | `crossing` | a store across the end of a slot | `kvm_vcpu_write_guest`, MMIO |
 //! | `exchange` | `lock cmpxchg` on a page table | shadow MMU: `emulator_cmpxchg_emulated` |
 //! | `forced-emulation` | store and `lock cmpxchg`, prefixed | emulator on every MMU |
@@ -15,12 +17,14 @@
 //! | `second-vm` | another VM in the same process | everything, with two `struct kvm` |
 //! | `ring-signals` | signals hit the resetting thread | early end of `kvm_dirty_ring_reset` |
 //!
-//! `forced-emulation` needs the module parameter `kvm.force_emulation_prefix=1`. `ring-signals` loses
-//! pages on kernels whose reset forgets the entries it has popped when a signal arrives (seen on 6.18
-//! and 7.3, not on 6.12).
+//! `forced-emulation` needs the module parameter `kvm.force_emulation_prefix=1`. `ring-signals`
+//! loses pages on kernels whose reset forgets the entries it has popped when a signal arrives (seen
+//! on 6.18 and 7.3, not on 6.12).
 //!
 //! Huge pages, eager and lazy splitting are not workloads but configuration: `--huge-pages`, with
 //! the host's `kvm.eager_page_split` and the mode deciding when KVM splits.
+
+use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -38,6 +42,10 @@ pub enum Workload {
     KvmClock,
     /// KVM writes the vCPUs' steal-time areas.
     StealTime,
+    /// KVM ends the guest's interrupts through a word in guest memory.
+    PvEoi,
+    /// A vCPU enters system management mode, which has an address space of its own.
+    Smm,
     /// The guest stores across the end of a slot, which KVM emulates.
     Crossing,
     /// The guest exchanges a word of its own page table.
@@ -62,11 +70,34 @@ impl Workload {
             Self::Zap
             | Self::KvmClock
             | Self::StealTime
+            | Self::PvEoi
+            | Self::Smm
             | Self::Crossing
             | Self::Exchange
             | Self::ForcedEmulation
             | Self::SecondVm
             | Self::RingSignals => false,
+        }
+    }
+}
+
+/// What the host says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// KVM emulates instructions behind its test prefix.
+    pub has_emulation_prefix: bool,
+    /// KVM runs on VMX or SVM.
+    pub has_hardware_virtualization: bool,
+}
+
+impl Host {
+    /// Asks sysfs; what it does not say is not there.
+    pub fn detect() -> Self {
+        let prefix = std::fs::read_to_string("/sys/module/kvm/parameters/force_emulation_prefix");
+        let vendors = ["/sys/module/kvm_intel", "/sys/module/kvm_amd"];
+        Self {
+            has_emulation_prefix: prefix.is_ok_and(|value| !["0", "N"].contains(&value.trim())),
+            has_hardware_virtualization: vendors.iter().any(|path| Path::new(path).exists()),
         }
     }
 }
@@ -80,26 +111,28 @@ pub struct Workloads {
 impl Workloads {
     /// Takes the workloads of a configuration and skips those this host or mode rules out.
     ///
-    /// `force_emulation_prefix` is what `/sys/module/kvm/parameters/force_emulation_prefix` says,
-    /// if it can be read.
-    pub fn new(config: &GuestConfig, force_emulation_prefix: Option<&str>) -> Self {
+    /// What else is missing shows when the VM is made.
+    pub fn new(config: &GuestConfig, host: &Host) -> Self {
         let mut reports: Vec<WorkloadReport> = Vec::new();
         for &workload in &config.workload {
             let skipped = match workload {
-                Workload::ForcedEmulation => match force_emulation_prefix.map(str::trim) {
-                    None | Some("0" | "N") => {
-                        Some("needs the module parameter kvm.force_emulation_prefix=1".to_owned())
-                    }
-                    Some(_) => None,
-                },
+                Workload::ForcedEmulation if !host.has_emulation_prefix => {
+                    Some("needs the module parameter kvm.force_emulation_prefix=1".to_owned())
+                }
+                Workload::PvEoi if !host.has_hardware_virtualization => {
+                    Some("needs VMX or SVM (kvm_intel or kvm_amd)".to_owned())
+                }
                 Workload::RingSignals if config.mode != Mode::Ring => {
                     Some("needs --mode ring".to_owned())
                 }
                 Workload::Zap
                 | Workload::KvmClock
                 | Workload::StealTime
+                | Workload::PvEoi
+                | Workload::Smm
                 | Workload::Crossing
                 | Workload::Exchange
+                | Workload::ForcedEmulation
                 | Workload::MoveSlot
                 | Workload::RecreateSlot
                 | Workload::SecondVm
