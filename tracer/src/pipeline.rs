@@ -4,7 +4,7 @@
 //! push(batch) -> merge (order) -> decode (event) -> detector (verdict) -> summary
 //! ```
 
-use crate::event::{Batch, Gap, GapCause, Nanos, RawEvent, Setup, decode};
+use crate::event::{Batch, EventKind, Gap, GapCause, Nanos, RawEvent, Setup, decode};
 use crate::order::{Item, Merge};
 use crate::summary::{SlotSummary, Summary, VmSummary};
 use crate::verdict::Window;
@@ -112,6 +112,10 @@ fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent
     match decode(record) {
         Ok(event) => {
             summary.observe(&event);
+            if event.kind == EventKind::VmGone {
+                // The detector forgets the VM; what it came to is shown on, however the records were cut into batches.
+                publish_vms(detector, summary);
+            }
             detector.push(record, &event);
         }
         Err(anomaly) => {

@@ -20,14 +20,8 @@ pub(crate) struct Case {
     pub known: Option<&'static str>,
 }
 
-/// A record of a witness, while it is in the spool.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Source {
-    Spooled(Ordinal),
-}
-
-/// The records that make a case, and what each does in it; the last one marked `true` loses the page.
-pub(crate) type Records<'a> = &'a [(Source, &'static str)];
+/// The records that make a case, by ordinal, and what each does in it. Those that have left the spool are left out.
+pub(crate) type Records<'a> = &'a [(Ordinal, &'static str)];
 
 impl Detector {
     /// Reports a finding; `tell` makes its sentence and is called for the first one of its page only.
@@ -50,10 +44,8 @@ impl Detector {
                 steps
                     .extend(record.and_then(|r| decode(&r).ok()).map(|event| Step { event, note }));
             }
-            for (source, note) in records {
-                let Source::Spooled(ordinal) = source;
-                let event = ctx.spool.event(*ordinal);
-                if let Some(event) = event
+            for (ordinal, note) in records {
+                if let Some(event) = ctx.spool.event(*ordinal)
                     && !steps.iter().any(|step: &Step| step.event == event)
                 {
                     steps.push(Step { event, note });

@@ -1,15 +1,15 @@
-//! Guest faults: marks, SPTE stores, lockless fast faults, and the brackets around them.
+//! Faults under `mmu_lock`: stores that open pages, and the brackets around them (K01, K13).
 //!
-//! A store that opens a page must have a mark of the same fault (K01). Slow paths mark first and store second under
-//! one hold of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
+//! A store that opens a page must have a mark of the same fault. Slow paths mark first and store second under one hold
+//! of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
 
-use crate::event::{EventKind, Gfn, MarkWord, Nanos, Operation, PageRef, Span};
+use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
-use super::case::{Case, Source};
-use super::slot::{Bracket, Slot};
+use super::case::Case;
+use super::slot::Opening;
 use super::thread::{PendingMark, PendingStore, STORES_MAX};
 use super::{At, Detector, note_sptep};
 
@@ -23,99 +23,92 @@ pub(super) const fn pages_of_level(level: u8) -> u64 {
 }
 
 impl Detector {
-    pub(super) fn on_mark(&mut self, at: At<'_>) {
-        let EventKind::Mark { gfn, slot, word, spte, in_fast, .. } = at.event.kind else { return };
-        let vm = self.vm(at.event.vm);
-        let slot_index = self.slot_by_ref(vm, at, slot, gfn);
-        let place = self.threads.place(at.event.tid);
-        self.threads.get_mut(place).marks.push(PendingMark {
-            slot: slot_index,
-            gfn,
-            ordinal: at.ordinal,
-            span: at.event.span,
-            spte,
-            word,
-            is_logged: slot.logging,
-            in_fast,
-            is_claimed: false,
-        });
-        if !slot.logging {
-            if self.vms[vm].slots[slot_index].is_logging {
-                self.benign(LookAlike::OldSlotMark);
-            }
-            return;
-        }
-        if !self.judge_mark(at, vm, slot_index) {
-            self.note_mark(at, vm, slot_index, gfn);
-        }
-    }
-
-    /// The page is reported, unless a harvest that ran at the same time took the mark at once.
-    pub(super) fn note_mark(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
-        let is_racing =
-            at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
-        let report = if is_racing { self.report_after_race(at, vm, slot, gfn) } else { None };
-        let has_room = self.with_page(vm, slot, gfn, |page, marked| match report {
-            None => Slot::mark(page, marked, at.ordinal),
-            Some(_) if page.report == Report::Marked => {}
-            Some(report) => page.report = report,
-        });
-        if !has_room {
-            self.ledger.unknown(UnknownCause::Limit, 1);
-        }
-        if report == Some(Report::Clean) {
-            self.benign(LookAlike::MarkTakenAtOnce);
-        }
-    }
-
-    /// `None`: the mark certainly follows the harvest word that took the page last.
-    fn report_after_race(&self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) -> Option<Report> {
-        let slot = &self.vms[vm].slots[slot];
-        let taken = slot.pages.get(gfn).taken.ordinal(self.ctx.spool.newest());
-        // A word that has left the spool is long past.
-        let word = self.ctx.spool.event(taken)?;
-        let xchg_hi = word.span.lo;
-        let epsilon = self.ctx.epsilon_ns;
-        if xchg_hi.0.saturating_add(epsilon) < at.event.span.lo.0 {
-            return None;
-        }
-        if let EventKind::Mark { word: MarkWord::Bitmap(word), .. } = at.event.kind {
-            match slot.bit(gfn, word) {
-                // The bit outlived the xchg.
-                Some(true) if xchg_hi.0.saturating_add(epsilon) < at.event.span.hi.0 => {
-                    return None;
-                }
-                // The xchg came between `set_bit` and the re-read.
-                Some(false) => return Some(Report::Clean),
-                Some(true) | None => {}
-            }
-        }
-        Some(Report::Maybe)
-    }
-
     pub(super) fn on_spte_change(&mut self, at: At<'_>) {
         let EventKind::SpteChange { page, old, new, sptep, shadow } = at.event.kind else { return };
+        if at.event.vm == VmId::UNKNOWN {
+            self.doubt_page(at, page);
+            return;
+        }
         let vm = self.vm(at.event.vm);
-        let Some(slot) = self.slot_of(vm, page) else { return };
+        let Some(slot) = self.slot_by_mark(at, vm, page) else { return };
         let is_open = self.ctx.is_open(page.level, new);
         let was_open = old.map(|old| self.ctx.is_open(page.level, old));
         if is_open && was_open == Some(true) {
             self.benign(LookAlike::Aging);
         }
-        if is_open && was_open != Some(true) {
-            self.note_store(at, vm, slot, page);
+        if !is_open && was_open == Some(true) {
+            self.note_closing(at, vm, slot, page, new);
+        } else if !is_open {
+            self.note_decision(at, vm, slot, page, (old, new));
         }
+        let is_opening = is_open && was_open != Some(true);
         let protection = if is_open { Protection::Open } else { Protection::Closed };
+        let protection = if is_opening { self.after_race(at, vm, slot, page) } else { protection };
         self.set_protection(vm, slot, page, |state| {
             state.change(protection, at.ordinal);
             state.set(page_flag::SHADOW, shadow);
-            if 1 < page.level {
-                state.set(page_flag::HUGE, true);
-            } else {
-                state.set(page_flag::HUGE, false);
+            state.set(page_flag::HUGE, 1 < page.level);
+            if page.level <= 1 {
                 note_sptep(state, sptep);
             }
         });
+        if is_opening {
+            self.note_store(at, vm, slot, page);
+        }
+    }
+
+    /// The slot of an SPTE record: by its address space, else by the mark of the same page in the same thread.
+    pub(super) fn slot_by_mark(&mut self, at: At<'_>, vm: usize, page: PageRef) -> Option<usize> {
+        if page.as_id.is_none() {
+            let place = self.threads.place(at.event.tid);
+            let thread = self.threads.get_mut(place);
+            if let Some(slot) = thread.slot_of_mark(page.gfn, at.event.span.lo) {
+                return Some(slot);
+            }
+        }
+        self.vms[vm].slot_of(page.gfn, page.as_id)
+    }
+
+    /// An SPTE changed in a thread that names no VM: of the VMs followed, any may be meant.
+    fn doubt_page(&mut self, at: At<'_>, page: PageRef) {
+        for vm in 0..self.vms.len() {
+            if let Some(slot) = self.vms[vm].slot_of(page.gfn, page.as_id) {
+                self.set_protection(vm, slot, page, |state| {
+                    state.change(Protection::Unknown, at.ordinal);
+                });
+            }
+        }
+    }
+
+    /// State after a locked store: a harvest word within the clock uncertainty may have come before or after.
+    fn after_race(&self, at: At<'_>, vm: usize, slot: usize, page: PageRef) -> Protection {
+        let epsilon = self.ctx.epsilon_ns;
+        let stored = at.event.span.hi;
+        if self.vms[vm].last_word.0.saturating_add(epsilon) < stored.0 || 1 < page.level {
+            return Protection::Open;
+        }
+        self.protection_beside_word(vm, slot, page.gfn, Span::at(stored))
+    }
+
+    /// State of a page opened within `store`, given the harvest word that took it last.
+    pub(super) fn protection_beside_word(
+        &self,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        store: Span,
+    ) -> Protection {
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let taken = page.taken.ordinal(self.ctx.spool.newest());
+        let Some(word) = self.ctx.spool.event(taken) else { return Protection::Open };
+        let EventKind::HarvestWord { first, protected, .. } = word.kind else {
+            return Protection::Open;
+        };
+        let is_after = word.span.is_before(store, self.ctx.epsilon_ns);
+        let was_protected =
+            gfn.0.checked_sub(first.0).is_some_and(|bit| bit < 64 && protected >> bit & 1 != 0);
+        // Not open when it was visited, so it was opened afterwards.
+        if is_after || !was_protected { Protection::Open } else { Protection::Unknown }
     }
 
     /// Applies `change` to every page an SPTE maps.
@@ -131,7 +124,7 @@ impl Detector {
         } else {
             let slot = &mut self.vms[vm].slots[slot];
             let npages = pages_of_level(page.level);
-            let first = Gfn(page.gfn.0 & !(npages - 1)).0.max(slot.base.0);
+            let first = (page.gfn.0 & !(npages - 1)).max(slot.base.0);
             let end = (page.gfn.0 & !(npages - 1)).saturating_add(npages);
             let end = end.min(slot.base.0.saturating_add(slot.npages));
             let count = end.saturating_sub(first);
@@ -141,7 +134,7 @@ impl Detector {
 
     /// An SPTE became open: it needs a mark of the same fault, before or after.
     fn note_store(&mut self, at: At<'_>, vm: usize, slot: usize, page: PageRef) {
-        self.vms[vm].last_open = at.event.span.hi;
+        self.vms[vm].last_open = self.vms[vm].last_open.max(at.event.span.hi);
         if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
             cell.opened += 1;
         }
@@ -149,18 +142,32 @@ impl Detector {
         let thread = self.threads.get_mut(place);
         let mark = thread.find_mark(slot, page.gfn, Nanos(0)).filter(|mark| !mark.in_fast);
         let Some(mark) = mark else {
-            self.note_unmarked(at, vm, slot, page.gfn);
+            self.note_unmarked(at, vm, slot, page.gfn, false);
             return;
         };
         thread.claim(mark.ordinal);
-        self.close_slow_window(at, vm, slot, mark);
+        self.benign(LookAlike::MarkBeforeStoreLocked);
+        if 1 < page.level && mark.is_logged {
+            self.report_huge(at, vm, slot, page, mark);
+        }
+        let hold = Span { lo: mark.span.lo, hi: at.event.span.hi.max(mark.span.lo) };
+        self.close_locked(at, vm, slot, mark, hold);
     }
 
-    fn close_slow_window(&mut self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark) {
-        let span = Span { lo: mark.span.lo, hi: at.event.span.hi.max(mark.span.lo) };
-        let bracket = Bracket { span, gfn: mark.gfn, mark: mark.ordinal, store: at.ordinal };
-        self.vms[vm].brackets.push(bracket);
-        self.benign(LookAlike::MarkBeforeStoreLocked);
+    /// Mark and store of a locked fault are both known; `hold` lies inside one hold of `mmu_lock`.
+    fn close_locked(&mut self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark, hold: Span) {
+        let opening = Opening {
+            slot,
+            gfn: mark.gfn,
+            mark,
+            store: hold,
+            ordinal: at.ordinal,
+            is_locked: true,
+            hold,
+            is_doubtful: false,
+        };
+        self.judge_beside_words(at, vm, &opening);
+        self.vms[vm].openings.push(opening);
         if !mark.is_logged {
             self.with_page(vm, slot, mark.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
         }
@@ -171,25 +178,26 @@ impl Detector {
             slot: slot_id,
             gfn: mark.gfn,
             tid: at.event.tid,
-            opened: span.lo,
-            closed: Some(span.hi),
+            opened: hold.lo,
+            closed: Some(hold.hi),
             harvests_inside: 0,
         });
     }
 
     /// A store whose mark was not seen yet waits for the end of its fault.
-    fn note_unmarked(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+    pub(super) fn note_unmarked(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        is_fast: bool,
+    ) {
         if !self.vms[vm].slots[slot].is_logging {
             self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::UNLOGGED, true));
             return;
         }
-        let store = PendingStore {
-            slot,
-            gfn,
-            ordinal: at.ordinal,
-            span: at.event.span,
-            cpu: at.event.lane.cpu,
-        };
+        let store = PendingStore { slot, gfn, ordinal: at.ordinal, span: at.event.span, is_fast };
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         if thread.stores.len() < STORES_MAX {
@@ -199,115 +207,42 @@ impl Detector {
         }
     }
 
-    pub(super) fn on_fast_fault(&mut self, at: At<'_>) {
-        let EventKind::FastFault { page, sptep, fixed, .. } = at.event.kind else { return };
-        if !fixed {
-            return;
-        }
-        let vm = self.vm(at.event.vm);
-        let Some(slot) = self.slot_of(vm, page) else { return };
-        self.vms[vm].last_open = at.event.span.hi;
-        if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
-            cell.opened += 1;
-        }
+    /// A mark of a page whose store came first.
+    pub(super) fn claim_awaited(&mut self, at: At<'_>, vm: usize, mark: PendingMark) {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        let mark = thread.find_mark(slot, page.gfn, at.event.span.lo);
-        self.set_protection(vm, slot, page, |state| {
-            state.change(Protection::Open, at.ordinal);
-            note_sptep(state, sptep);
-        });
-        let Some(mark) = mark else {
-            self.note_unmarked(at, vm, slot, page.gfn);
-            return;
-        };
-        self.threads.get_mut(place).claim(mark.ordinal);
-        if mark.is_logged {
-            let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[slot].id);
-            let window = Window {
-                kind: WindowKind::FastFault,
-                vm: vm_id,
-                slot: slot_id,
-                gfn: page.gfn,
-                tid: at.event.tid,
-                opened: at.event.span.lo,
-                closed: Some(mark.span.hi.max(at.event.span.lo)),
-                harvests_inside: 0,
-            };
-            self.close_third_case(vm, slot, window);
-        } else {
-            self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
-        }
-    }
-
-    /// A third-case window has closed: exposed if a harvest can have fallen inside, else it waits for the next one.
-    pub(super) fn close_third_case(&mut self, vm: usize, slot: usize, mut window: Window) {
-        let span = Span { lo: window.opened, hi: window.closed.unwrap_or(window.opened) };
-        window.harvests_inside = self.harvests_in(vm, slot, span);
-        self.window(window);
-        if let Some(cell) = self.vms[vm].slots[slot].heat(window.gfn) {
-            cell.windows += 1;
-        }
-        if self.ctx.has_gap_in(span) {
-            self.ledger.unknown(UnknownCause::Dropped, 1);
-        } else if 0 < window.harvests_inside {
-            self.ledger.judge(Verdict::Exposed, span.hi, 1);
-        } else if self.vms[vm].ring_bytes != 0 {
-            // A ring entry is reported as soon as it is pushed.
-            self.ledger.judge(Verdict::Safe, span.hi, 1);
-        } else {
-            self.vms[vm].slots[slot].windows_waiting += 1;
-        }
-    }
-
-    /// Harvests of the slot that can have run inside `span`.
-    fn harvests_in(&self, vm: usize, slot: usize, span: Span) -> u32 {
-        let epsilon = self.ctx.epsilon_ns;
-        let done = self.vms[vm].slots[slot].recent.iter();
-        let done = done.filter(|harvest| {
-            !harvest.is_before(span, epsilon) && !span.is_before(**harvest, epsilon)
-        });
-        let open = self.threads.iter().filter_map(|thread| thread.ioctl).filter(|ioctl| {
-            ioctl.vm == vm
-                && ioctl.is_taker
-                && (ioctl.slot.is_none() || ioctl.slot == Some(slot))
-                && ioctl.begin.is_none_or(|begin| begin.0 <= span.hi.0.saturating_add(epsilon))
-        });
-        (done.count() + open.count()) as u32
+        let Some(store) = thread.take_awaited(&mark) else { return };
+        thread.claim(mark.ordinal);
+        let hold = Span { lo: store.span.hi.min(mark.span.hi), hi: mark.span.hi };
+        self.close_locked(at, vm, mark.slot, mark, hold);
     }
 
     pub(super) fn on_fault(&mut self, at: At<'_>) {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        let thread = self.threads.get_mut(place);
-        let mut stores = std::mem::take(&mut thread.stores);
-        for store in &stores {
-            self.judge_store(at, vm, *store);
-        }
-        stores.clear();
-        let thread = self.threads.get_mut(place);
-        thread.stores = stores;
+        self.judge_stores(at, vm, Some(at.event.span));
+        self.judge_prediction(vm, place);
+        self.settle_drained(vm, place);
         let begin = at.event.span.lo;
+        let thread = self.threads.get_mut(place);
+        thread.last_exit = at.event.span.hi;
         let unclaimed =
             thread.marks.iter().filter(|mark| !mark.is_claimed && begin <= mark.span.hi);
         let unclaimed = unclaimed.count() as u64;
         thread.marks.clear();
         self.ledger.benign(LookAlike::MarkWithoutStore, unclaimed);
+        self.judge_decision(at, place);
     }
 
     pub(super) fn on_run_end(&mut self, at: At<'_>) {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        let mut stores = std::mem::take(&mut self.threads.get_mut(place).stores);
-        for store in &stores {
-            if self.ctx.fault_is_observed {
-                self.judge_outside(vm, *store);
-            }
-        }
-        stores.clear();
+        self.judge_stores(at, vm, None);
+        self.judge_prediction(vm, place);
+        self.settle_drained(vm, place);
         let thread = self.threads.get_mut(place);
-        thread.stores = stores;
         thread.vcpu = None;
+        thread.last_exit = at.event.span.hi;
         let drained = thread.marks.iter().filter(|mark| !mark.is_claimed).count() as u64;
         thread.marks.clear();
         if self.ctx.masks.pml {
@@ -315,42 +250,58 @@ impl Detector {
         }
     }
 
-    /// K01: the fault has ended; does the store have a mark?
-    fn judge_store(&mut self, at: At<'_>, vm: usize, store: PendingStore) {
+    /// The bracket of the thread's stores has ended; `fault`: it was a fault.
+    fn judge_stores(&mut self, at: At<'_>, vm: usize, fault: Option<Span>) {
         let place = self.threads.place(at.event.tid);
-        if store.span.hi < at.event.span.lo {
-            self.judge_outside(vm, store);
+        let thread = self.threads.get_mut(place);
+        if thread.stores.is_empty() {
             return;
         }
+        let mut stores = std::mem::take(&mut thread.stores);
+        for store in &stores {
+            let is_inside = fault.is_some_and(|fault| fault.lo <= store.span.hi);
+            if store.is_fast && !is_inside {
+                // A read fault restored an access-tracked SPTE: no W, no mark, no write-fault bracket.
+                self.benign(LookAlike::AccessTracked);
+            } else if self.ctx.fault_is_observed || is_inside {
+                self.judge_store(at, vm, *store, fault.filter(|_| is_inside));
+            } else {
+                let cause = UnknownCause::NotObserved(Operation::Fault);
+                self.ledger.unknown(cause, 1);
+            }
+        }
+        stores.clear();
+        self.threads.get_mut(place).stores = stores;
+    }
+
+    /// K01: the bracket has ended; does the store have a mark?
+    fn judge_store(&mut self, at: At<'_>, vm: usize, store: PendingStore, fault: Option<Span>) {
+        let place = self.threads.place(at.event.tid);
+        let begin = fault.map_or(store.span.lo, |fault| fault.lo);
+        let span = Span { lo: begin, hi: at.event.span.hi };
+        if store.is_fast {
+            self.with_page(vm, store.slot, store.gfn, |page, _| {
+                page.change(Protection::Open, at.ordinal);
+            });
+        }
         let thread = self.threads.get_mut(place);
-        if let Some(mark) = thread.find_mark(store.slot, store.gfn, at.event.span.lo) {
+        if let Some(mark) = thread.find_mark(store.slot, store.gfn, begin) {
             thread.claim(mark.ordinal);
             return;
         }
         let has_forgotten = thread.marks.has_forgotten();
-        let other = thread
-            .marks
-            .iter()
-            .find(|mark| !mark.is_claimed && at.event.span.lo <= mark.span.hi)
-            .copied();
-        if self.ctx.has_gap_in(at.event.span) {
+        let other =
+            thread.marks.iter().find(|mark| !mark.is_claimed && begin <= mark.span.hi).copied();
+        if self.ctx.has_gap_in(span) {
             self.ledger.unknown(UnknownCause::Dropped, 1);
         } else if has_forgotten {
             self.ledger.unknown(UnknownCause::Limit, 1);
-        } else if self.is_logging_since(vm, store.slot, at.event.span.lo) {
+        } else if self.is_logging_since(vm, store.slot, begin) {
             self.report_unmarked(at, vm, store, other);
         } else {
             self.with_page(vm, store.slot, store.gfn, |page, _| {
                 page.set(page_flag::UNLOGGED, true);
             });
-        }
-    }
-
-    /// A store outside every fault seen, without a mark before it: no rule speaks of it, nothing excuses it.
-    fn judge_outside(&mut self, vm: usize, store: PendingStore) {
-        let place = &self.vms[vm].slots[store.slot];
-        if place.is_logging {
-            self.ledger.unknown(UnknownCause::NotObserved(Operation::Fault), 1);
         }
     }
 
@@ -373,13 +324,7 @@ impl Detector {
         if !self.ctx.rules.is_on(rule) {
             return;
         }
-        let page = self.vms[vm].slots[store.slot].pages.get(store.gfn);
-        let newest = self.ctx.spool.newest();
-        let taken = page.taken.ordinal(newest);
-        let is_clean = page.report == Report::Clean
-            && self.ctx.known_since <= taken.max(page.changed.ordinal(newest));
-        // Where the bit may be set already, the next harvest still reports the page.
-        let verdict = if is_clean { Verdict::Lost } else { Verdict::AtRisk };
+        let (verdict, taken) = self.verdict_if_unreported(vm, store.slot, store.gfn);
         let case = Case {
             rule,
             verdict,
@@ -391,12 +336,12 @@ impl Detector {
             known: None,
         };
         let mut records = vec![
-            (Source::Spooled(taken), "took the bit"),
-            (Source::Spooled(store.ordinal), "makes the page writable"),
-            (Source::Spooled(at.ordinal), "ends without a mark of the page"),
+            (taken, "took the bit"),
+            (store.ordinal, "makes the page writable"),
+            (at.ordinal, "ends without a mark of the page"),
         ];
         if let Some(other) = other {
-            records.push((Source::Spooled(other.ordinal), "marks another page"));
+            records.push((other.ordinal, "marks another page"));
         }
         self.report(case, &records, || match other {
             Some(other) => {
@@ -406,72 +351,57 @@ impl Detector {
         });
     }
 
-    /// The shadow MMU set an SPTE (tracepoint plan): the mark came before, and the word shows it.
-    pub(super) fn on_spte_set(&mut self, at: At<'_>) {
-        let EventKind::SpteSet { page, new, word, sptep, logging, ring } = at.event.kind else {
-            return;
-        };
-        let vm = self.vm(at.event.vm);
-        let Some(slot) = self.slot_of(vm, page) else { return };
-        if !self.ctx.is_open(page.level, new) {
-            self.set_protection(vm, slot, page, |state| {
-                state.change(Protection::Closed, at.ordinal);
-                note_sptep(state, sptep);
-            });
-            return;
-        }
-        self.vms[vm].last_open = at.event.span.hi;
-        if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
-            cell.opened += 1;
-        }
-        let is_marked = word.and_then(|word| self.vms[vm].slots[slot].bit(page.gfn, word));
-        self.resolve_suspect(at, vm, slot, page.gfn);
-        self.set_protection(vm, slot, page, |state| {
-            state.change(Protection::Open, at.ordinal);
-            state.set(page_flag::SHADOW, true);
-            state.set(page_flag::HUGE, 1 < page.level);
-            note_sptep(state, sptep);
-        });
-        match is_marked {
-            _ if ring || !logging => {}
-            Some(true) => self.note_mark(at, vm, slot, page.gfn),
-            // The tracepoint is inside `mmu_lock`, so no harvest can have taken the bit.
-            Some(false) => self.report_unset(at, vm, slot, page.gfn),
-            None => {}
-        }
-        if at.event.span.lo < at.event.span.hi {
-            let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[slot].id);
-            self.window(Window {
-                kind: WindowKind::SlowFault,
-                vm: vm_id,
-                slot: slot_id,
-                gfn: page.gfn,
-                tid: at.event.tid,
-                opened: at.event.span.lo,
-                closed: Some(at.event.span.hi),
-                harvests_inside: 0,
-            });
-        }
+    /// `lost` for a page known to be clean; where its bit may be set, the next harvest still reports it. And the
+    /// record that took the bit.
+    pub(super) fn verdict_if_unreported(
+        &self,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+    ) -> (Verdict, crate::order::Ordinal) {
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let newest = self.ctx.spool.newest();
+        let taken = page.taken.ordinal(newest);
+        let is_clean = page.report == Report::Clean
+            && self.ctx.known_since <= taken.max(page.changed.ordinal(newest));
+        (if is_clean { Verdict::Lost } else { Verdict::AtRisk }, taken)
     }
 
-    /// K01 on the tracepoint plan: W was set in a logging slot and the bit is clear, under the lock.
-    fn report_unset(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
-        if !self.ctx.rules.is_on(RuleId::K01) {
+    /// K13: one mark for all pages of a huge SPTE.
+    fn report_huge(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        page: PageRef,
+        mark: PendingMark,
+    ) {
+        let is_judged = self.ctx.rules.is_on(RuleId::K13)
+            && self.is_logging_since(vm, slot, mark.span.lo)
+            && !self.ctx.has_gap_in(Span { lo: mark.span.lo, hi: at.event.span.hi });
+        if !is_judged {
             return;
         }
         let case = Case {
-            rule: RuleId::K01,
+            rule: RuleId::K13,
             verdict: Verdict::Lost,
             vm,
             slot: Some(slot),
-            gfn: Some(gfn),
+            gfn: Some(page.gfn),
             at: at.event.span.hi,
             proof: Proof::Values,
             known: None,
         };
-        let records = [(Source::Spooled(at.ordinal), "makes the page writable, its bit is clear")];
+        let records =
+            [(mark.ordinal, "marks one page"), (at.ordinal, "makes a huge page writable")];
         self.report(case, &records, || {
-            format!("gfn {gfn} became writable in a logging slot and its dirty bit was not set")
+            let pages = pages_of_level(page.level);
+            format!("{pages} pages from gfn {} became writable with one mark", page.gfn)
         });
+    }
+
+    /// Whether that value of an SPTE lets writes through.
+    pub(super) fn is_open_value(&self, spte: Option<Spte>) -> Option<bool> {
+        spte.map(|spte| self.ctx.masks.is_open(spte))
     }
 }

@@ -1,29 +1,204 @@
-//! Flushes, zaps and splits: what changes protection without naming each page.
+//! Flushes, zaps and splits; flushes that were due and did not come (K10, K12).
 
-use crate::event::{Gfn, PageRef};
-use crate::verdict::LookAlike;
+use crate::event::{EventKind, Gfn, PageRef, Spte, VmId};
+use crate::verdict::ledger::Proof;
 use crate::verdict::page::page_flag;
+use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
+use super::case::Case;
 use super::slot::FlushSeen;
+use super::thread::{Change, Suspect, WORDS_MAX};
 use super::{At, Detector};
 
 impl Detector {
-    pub(super) fn on_flush(&mut self, at: At<'_>, first: Gfn, npages: u64) {
+    pub(super) fn on_flush(&mut self, at: At<'_>, npages: u64) {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        self.threads.get_mut(place).flush = at.event.span;
-        let flush = FlushSeen { span: at.event.span, first, npages, ordinal: at.ordinal };
+        let thread = self.threads.get_mut(place);
+        thread.flush = at.event.span;
+        thread.zap = None;
+        thread.decision = None;
+        let flush = FlushSeen { span: at.event.span, npages, ordinal: at.ordinal };
         self.vms[vm].flushes.push(flush);
+    }
+
+    /// An open SPTE was closed or zapped.
+    pub(super) fn note_closing(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        page: PageRef,
+        new: Spte,
+    ) {
+        let place = self.threads.place(at.event.tid);
+        let is_present = self.ctx.masks.is_present(new);
+        let change = Change {
+            vm,
+            slot,
+            gfn: page.gfn,
+            ordinal: at.ordinal,
+            at: at.event.span.hi,
+            before: 0,
+        };
+        let thread = self.threads.get_mut(place);
+        if !is_present {
+            thread.zap.get_or_insert(change);
+        }
+        if let Some(ioctl) = &mut thread.ioctl {
+            ioctl.protects += 1;
+            ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
+            if thread.closings.len() < WORDS_MAX {
+                let (gfn, word) = (page.gfn, at.ordinal);
+                thread.closings.push(Suspect { slot, gfn, word, is_popped: false });
+            }
+        }
+    }
+
+    /// An SPTE that was closed already changed further: whoever relies on it being read-only must know it flushed.
+    pub(super) fn note_decision(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        page: PageRef,
+        (old, new): (Option<Spte>, Spte),
+    ) {
+        let Some(old) = old else { return };
+        let masks = &self.ctx.masks;
+        let gives_up = masks.is_mmu_writable(old) && !masks.is_mmu_writable(new);
+        if !gives_up || 1 < page.level || !self.ctx.rules.is_on(RuleId::K10) {
+            return;
+        }
+        let before = self.vms[vm].slots[slot].pages.get(page.gfn).changed;
+        let before = before.ordinal(self.ctx.spool.newest());
+        if !self.is_unflushed(vm, before) {
+            return;
+        }
+        let is_own = self.ctx.spool.event(before).is_some_and(|e| e.tid == at.event.tid);
+        if is_own {
+            return;
+        }
+        let place = self.threads.place(at.event.tid);
+        self.threads.get_mut(place).decision.get_or_insert(Change {
+            vm,
+            slot,
+            gfn: page.gfn,
+            ordinal: at.ordinal,
+            at: at.event.span.hi,
+            before,
+        });
+    }
+
+    /// The record closed an open SPTE, and no flush of the whole VM has started since and ended.
+    pub(super) fn is_unflushed(&self, vm: usize, closing: crate::order::Ordinal) -> bool {
+        let Some(event) = self.ctx.spool.event(closing) else { return false };
+        let closes = match event.kind {
+            EventKind::SpteChange { page, old, new, .. } => {
+                old.is_some_and(|old| self.ctx.is_open(page.level, old))
+                    && !self.ctx.is_open(page.level, new)
+            }
+            EventKind::HarvestWord { protected, .. } => protected != 0,
+            _ => false,
+        };
+        let epsilon = self.ctx.epsilon_ns;
+        let flushes = &self.vms[vm].flushes;
+        let is_flushed = flushes.iter().any(|flush| {
+            flush.npages == 0 && event.span.hi.0 <= flush.span.lo.0.saturating_add(epsilon)
+        });
+        // A forgotten flush may be the one.
+        let may_be_forgotten = flushes.has_forgotten()
+            && flushes.iter().last().is_some_and(|oldest| event.span.hi < oldest.span.lo);
+        closes && !is_flushed && !may_be_forgotten
+    }
+
+    /// K10: the bracket of a decision has ended without a flush.
+    pub(super) fn judge_decision(&mut self, at: At<'_>, place: usize) {
+        let Some(change) = self.threads.get_mut(place).decision.take() else { return };
+        if at.event.span.hi < change.at || !self.is_unflushed(change.vm, change.before) {
+            return;
+        }
+        let since = self.ctx.spool.event(change.before).map_or(change.at, |event| event.span.lo);
+        if self.ctx.has_gap_in(crate::event::Span { lo: since, hi: at.event.span.hi }) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        let records = [
+            (change.before, "made the page read-only, not flushed yet"),
+            (change.ordinal, "finds it read-only and changes it"),
+            (at.ordinal, "ends without a flush"),
+        ];
+        self.report_change(at, RuleId::K10, change, &records, |gfn| {
+            format!(
+                "gfn {gfn} was read-only but not flushed when another thread relied on it \
+                 (missing edge: flush-ack)"
+            )
+        });
+    }
+
+    fn report_change(
+        &mut self,
+        at: At<'_>,
+        rule: RuleId,
+        change: Change,
+        records: super::case::Records<'_>,
+        tell: impl FnOnce(Gfn) -> String,
+    ) {
+        let case = Case {
+            rule,
+            verdict: Verdict::AtRisk,
+            vm: change.vm,
+            slot: Some(change.slot),
+            gfn: Some(change.gfn),
+            at: at.event.span.hi,
+            proof: Proof::NoFlush,
+            known: None,
+        };
+        self.report(case, records, || tell(change.gfn));
     }
 
     /// Host addresses were unmapped: shadow SPTEs of some pages are gone, and the record does not say which.
     pub(super) fn on_invalidate(&mut self, at: At<'_>) {
-        if at.event.vm == crate::event::VmId::UNKNOWN {
+        let EventKind::Invalidate { flushes_before, flushes_after, .. } = at.event.kind else {
+            return;
+        };
+        if at.event.vm == VmId::UNKNOWN {
             self.vms.iter_mut().for_each(|vm| vm.last_zap = at.ordinal);
-        } else {
-            let vm = self.vm(at.event.vm);
-            self.vms[vm].last_zap = at.ordinal;
+            return;
         }
+        let vm = self.vm(at.event.vm);
+        self.vms[vm].last_zap = at.ordinal;
+        let place = self.threads.place(at.event.tid);
+        self.judge_zap(at, place, flushes_before != flushes_after);
+        self.judge_decision(at, place);
+    }
+
+    /// K12: the bracket of a zap has ended without a flush.
+    fn judge_zap(&mut self, at: At<'_>, place: usize, counter_moved: bool) {
+        let thread = self.threads.get_mut(place);
+        // Newer kernels freeze, flush and only then report the zap: any flush inside the bracket will do.
+        let has_flush = at.event.span.lo <= thread.flush.lo;
+        let Some(change) = thread.zap.take() else { return };
+        if has_flush || change.at < at.event.span.lo || !self.ctx.rules.is_on(RuleId::K12) {
+            return;
+        }
+        if self.ctx.has_gap_in(at.event.span) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        if counter_moved {
+            let cause = UnknownCause::NotObserved(crate::event::Operation::Flush);
+            self.ledger.unknown(cause, 1);
+            return;
+        }
+        let records =
+            [(change.ordinal, "zaps a writable SPTE"), (at.ordinal, "ends without a flush")];
+        self.report_change(at, RuleId::K12, change, &records, |gfn| {
+            format!(
+                "gfn {gfn} was zapped while writable and its bracket ended without a flush \
+                 (missing edge: flush-ack)"
+            )
+        });
     }
 
     pub(super) fn on_zap(&mut self, at: At<'_>) {

@@ -13,6 +13,7 @@ use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window, WindowKi
 
 use super::slot::WordSeen;
 use super::thread::{OpenIoctl, PageTally, Suspect, TakenWord, WORDS_MAX};
+use super::verify::Outcome;
 use super::{At, Detector, HARVESTS_MAX};
 
 /// What a harvest word showed of one page.
@@ -35,6 +36,14 @@ impl Detector {
             word_floor: at.event.span.lo,
             ..self.open_ioctl(at, vm, op)
         };
+        if is_harvest(op.op) {
+            self.vms[vm].open_harvests += 1;
+        }
+        if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, ioctl.is_taker, ioctl.slot) {
+            let slot = &mut self.vms[vm].slots[slot];
+            slot.overdue = slot.marked;
+            slot.harvest_begun = at.ordinal;
+        }
         let place = self.threads.place(at.event.tid);
         self.threads.get_mut(place).ioctl = Some(ioctl);
     }
@@ -61,6 +70,7 @@ impl Detector {
             word_floor: Nanos(0),
             first_visit: None,
             last_visit: Nanos(0),
+            protects: 0,
             first_protected: None,
             words: 0,
             pages: PageTally::default(),
@@ -75,23 +85,38 @@ impl Detector {
         if let Some(ioctl) = thread.ioctl.take() {
             thread.words.clear();
             thread.suspects.clear();
+            thread.closings.clear();
+            self.close_harvest(&ioctl);
             self.ledger.unknown(UnknownCause::Dropped, ioctl.pages.taken);
+        }
+    }
+
+    /// The ioctl is no longer open.
+    fn close_harvest(&mut self, ioctl: &OpenIoctl) {
+        if ioctl.begin.is_some() && is_harvest(ioctl.op.op) {
+            let open = &mut self.vms[ioctl.vm].open_harvests;
+            *open = open.saturating_sub(1);
         }
     }
 
     pub(super) fn on_harvest_word(&mut self, at: At<'_>) {
         let EventKind::HarvestWord { first, mask, protected, slot } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
+        let slot_index = self.slot_by_ref(vm, at, slot, first);
         if mask == 0 {
-            self.benign(LookAlike::EmptyBatch);
+            if protected == 0 {
+                self.benign(LookAlike::EmptyBatch);
+            } else {
+                self.on_protect_word(at, vm, slot_index);
+            }
             return;
         }
-        let slot_index = self.slot_by_ref(vm, at, slot, first);
         let mut ioctl = self.taking_ioctl(at, vm, slot.id);
         let visit = at.event.span;
         let xchg = Span { lo: ioctl.word_floor.min(visit.lo), hi: visit.lo };
         let place = self.threads.place(at.event.tid);
         let is_one_hold = self.threads.get_mut(place).cut < visit.lo;
+        ioctl.slot.get_or_insert(slot_index);
         let word = WordSeen {
             first,
             mask,
@@ -102,14 +127,15 @@ impl Detector {
             slot: slot_index,
             is_one_hold,
         };
+        self.judge_unread(at, &word, &ioctl);
         self.take_word(&word, &mut ioctl, place, |bit| {
             if protected & bit != 0 { Some(Protection::Closed) } else { None }
         });
         ioctl.word_floor = visit.hi;
-        ioctl.slot.get_or_insert(slot_index);
         self.vms[vm].words.push(word);
-        self.vms[vm].last_word = visit.hi;
+        self.vms[vm].last_word = self.vms[vm].last_word.max(visit.hi);
         self.threads.get_mut(place).ioctl = Some(ioctl);
+        self.judge_beside_openings(at, vm, &word);
     }
 
     pub(super) fn on_user_word(&mut self, at: At<'_>) {
@@ -217,7 +243,12 @@ impl Detector {
                 Taken::Suspect => {
                     let suspects = &mut self.threads.get_mut(place).suspects;
                     if suspects.len() < WORDS_MAX {
-                        suspects.push(Suspect { slot: word.slot, gfn, word: word.ordinal });
+                        suspects.push(Suspect {
+                            slot: word.slot,
+                            gfn,
+                            word: word.ordinal,
+                            is_popped: false,
+                        });
                     } else {
                         ioctl.pages.limit += 1;
                     }
@@ -229,9 +260,9 @@ impl Detector {
             }
         }
         let words = &mut self.threads.get_mut(place).words;
-        let WordSeen { first, mask, protected, visit, ordinal, slot, .. } = *word;
+        let WordSeen { first, mask, protected, ordinal, slot, .. } = *word;
         if words.len() < WORDS_MAX {
-            words.push(TakenWord { slot, first, mask, protected, visit, ordinal });
+            words.push(TakenWord { slot, first, mask, protected, ordinal });
         } else {
             ioctl.is_over = true;
         }
@@ -253,7 +284,10 @@ impl Detector {
             return Taken::Unknown(UnknownCause::Limit);
         };
         if page.report == Report::Marked {
-            slot.marked -= 1;
+            slot.marked = slot.marked.saturating_sub(1);
+            if page.mark.ordinal(ctx.spool.newest()) < slot.harvest_begun {
+                slot.overdue = slot.overdue.saturating_sub(1);
+            }
         } else if page.has(page_flag::INITIALLY_SET) {
             ledger.benign(LookAlike::InitiallySet, 1);
         } else if page.report == Report::Clean {
@@ -270,7 +304,7 @@ impl Detector {
                     word.visit.lo.0 <= event.span.hi.0.saturating_add(ctx.epsilon_ns)
                 })
         };
-        Self::visit_page(ctx, page, word, shown, opened_inside, &mut slot.marked)
+        Self::visit_page(ctx, page, word, shown, opened_inside)
     }
 
     /// What the visit of a taken page did to its SPTE.
@@ -280,7 +314,6 @@ impl Detector {
         word: &WordSeen,
         shown: Option<Protection>,
         opened_inside: bool,
-        marked: &mut u64,
     ) -> Taken {
         let state = ctx.protection(page);
         match shown {
@@ -299,9 +332,9 @@ impl Detector {
                 Taken::Protected
             }
             Some(Protection::Open | Protection::Unknown) => Taken::Suspect,
+            // It was not open when visited: opened after the visit, by a fault whose mark may have been taken (K02).
             None if opened_inside => {
-                // It was not open when visited, so it was opened, and marked, after the visit.
-                super::Slot::mark(page, marked, word.ordinal);
+                page.report = Report::Maybe;
                 Taken::Closed
             }
             None => match state {
@@ -330,18 +363,22 @@ impl Detector {
             }
             Some(_) | None => self.open_ioctl(at, vm, op),
         };
+        self.close_harvest(&ioctl);
         match op.op {
             IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
                 self.finish_harvest(at, place, ioctl);
             }
-            IoctlOp::SetMemory => self.finish_set_memory(at, vm, ioctl),
+            IoctlOp::SetMemory => self.finish_set_memory(at, place, ioctl),
             IoctlOp::EnableCap if ret == 0 => self.enable_cap(vm, ioctl.args),
             IoctlOp::EnableCap => {}
         }
         let thread = self.threads.get_mut(place);
         thread.words.clear();
         thread.suspects.clear();
+        thread.closings.clear();
         thread.marks.clear();
+        thread.zap = None;
+        self.judge_decision(at, place);
     }
 
     /// The harvest has returned: every page it took is judged.
@@ -349,7 +386,7 @@ impl Detector {
         let EventKind::IoctlEnd { ret, flushes, words, words_cut, .. } = at.event.kind else {
             return;
         };
-        let vm = ioctl.vm;
+        let (vm, op) = (ioctl.vm, ioctl.op);
         let counter_moved = ioctl.begin.is_some() && flushes != ioctl.flushes;
         let begin = ioctl.begin.unwrap_or(at.event.span.lo);
         let span = Span { lo: begin, hi: at.event.span.hi };
@@ -368,7 +405,12 @@ impl Detector {
         let own_flush =
             (ioctl.first_visit.is_some() && ioctl.last_visit <= flush.lo).then_some(flush);
         if ioctl.is_taker {
-            self.judge_pages(at, place, &ioctl, own_flush, counter_moved, is_complete);
+            let outcome = Outcome { own_flush, counter_moved, is_complete };
+            self.judge_pages(at, place, &ioctl, outcome);
+            if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, is_complete && ret == 0, slot)
+            {
+                self.judge_overdue(at, vm, slot, begin);
+            }
         } else {
             self.benign(LookAlike::ManualGet);
         }
@@ -418,11 +460,15 @@ impl Detector {
             found.is_changed = true;
             found.harvests += 1;
             iteration = found.harvests;
-            if ioctl.op.op == IoctlOp::GetDirtyLog {
-                found.last_get = Some(span.hi);
-            }
             found.recent.push(span);
+            if ioctl.op.op == IoctlOp::ClearDirtyLog {
+                continue;
+            }
+            // GET and RESET collect what was marked before; CLEAR only takes it.
             found.last_harvest = at.ordinal;
+            if !is_reset {
+                found.last_get = Some(span);
+            }
             let settled = std::mem::take(&mut found.windows_waiting);
             self.ledger.judge(Verdict::Safe, span.hi, settled);
         }
@@ -444,6 +490,13 @@ impl Detector {
             harvests_inside: 0,
         };
         self.window(window);
+    }
+}
+
+const fn is_harvest(op: IoctlOp) -> bool {
+    match op {
+        IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => true,
+        IoctlOp::SetMemory | IoctlOp::EnableCap => false,
     }
 }
 

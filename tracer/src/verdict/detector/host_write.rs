@@ -1,32 +1,55 @@
-//! Host writes into guest memory: written first, marked second, with nothing to protect the page in between.
+//! Host writes into guest memory: written first, marked second, with nothing to protect the page in between (K08).
 
-use crate::event::{EventKind, Gfn, Nanos};
-use crate::verdict::{LookAlike, Window, WindowKind};
+use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef};
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::Protection;
+use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
+use super::case::Case;
 use super::{At, Detector};
+
+/// Pages one write is followed over.
+const PAGES_MAX: usize = 2;
 
 impl Detector {
     pub(super) fn on_host_write(&mut self, at: At<'_>) {
-        let EventKind::HostWrite { gpa, bytes, slot, failed, .. } = at.event.kind else { return };
+        let EventKind::HostWrite { gpa, bytes, slot, failed, writer, .. } = at.event.kind else {
+            return;
+        };
         let vm = self.vm(at.event.vm);
         let first = gpa >> 12;
         let last = gpa.saturating_add(bytes.max(1) - 1) >> 12;
-        let index = self.slot_by_ref(vm, at, slot, Gfn(first));
         let place = self.threads.place(at.event.tid);
-        for gfn in (first..=last).take(2) {
+        self.threads.get_mut(place).last_exit = at.event.span.hi;
+        for gfn in (first..=last).take(PAGES_MAX).map(Gfn) {
+            let Some(index) = self.written_slot(at, vm, slot, gfn) else { continue };
             let thread = self.threads.get_mut(place);
-            let mark = thread.find_mark(index, Gfn(gfn), at.event.span.lo);
-            match mark {
+            match thread.find_mark(index, gfn, at.event.span.lo) {
                 Some(mark) => {
                     thread.claim(mark.ordinal);
+                    if mark.drained.is_some() {
+                        self.settle_pml(vm, &mark, Protection::Closed);
+                    }
                     if mark.is_logged {
-                        self.close_host_write(at, vm, index, Gfn(gfn), mark.span.hi);
+                        self.close_host_write(at, vm, index, gfn, mark.span.hi);
+                        self.judge_write_order(at, vm, index, gfn, mark.ordinal);
                     }
                 }
-                None if failed || !slot.logging => {}
-                None => self.judge_unmarked_write(at, vm, index, Gfn(gfn)),
+                None if failed => {}
+                None => self.judge_unmarked_write(at, vm, index, gfn),
             }
         }
+        if writer == kvmdirty_common::kind::writer::STEAL_TIME {
+            self.benign(LookAlike::StealTime);
+        }
+    }
+
+    /// The slot a write went to: as its record or its mark names it, else by gfn.
+    fn written_slot(&mut self, at: At<'_>, vm: usize, slot: SlotRef, gfn: Gfn) -> Option<usize> {
+        if slot.logging {
+            return Some(self.slot_by_ref(vm, at, slot, gfn));
+        }
+        self.slot_by_mark(at, vm, PageRef { gfn, level: 1, as_id: None })
     }
 
     fn close_host_write(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, marked: Nanos) {
@@ -43,8 +66,64 @@ impl Detector {
         self.close_third_case(vm, slot, window);
     }
 
-    /// K08.
-    fn judge_unmarked_write(&mut self, _at: At<'_>, _vm: usize, _slot: usize, _gfn: Gfn) {
-        let _ = LookAlike::StealTime;
+    /// K08: the guest's bytes were not yet the data when the mark was entered.
+    fn judge_write_order(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        mark: crate::order::Ordinal,
+    ) {
+        let EventKind::HostWrite { data_at_mark, .. } = at.event.kind else { return };
+        if data_at_mark != Some(false) || !self.ctx.rules.is_on(RuleId::K08) {
+            return;
+        }
+        let case = Case {
+            rule: RuleId::K08,
+            verdict: Verdict::AtRisk,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Values,
+            known: None,
+        };
+        let records =
+            [(mark, "marks the page, whose bytes are still old"), (at.ordinal, "writes the page")];
+        self.report(case, &records, || {
+            format!("gfn {gfn} was marked before the host wrote it (missing edge: program-order)")
+        });
+    }
+
+    /// K08: nothing in the bracket marked the page.
+    fn judge_unmarked_write(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+        let place = self.threads.place(at.event.tid);
+        let is_judged =
+            self.ctx.rules.is_on(RuleId::K08) && self.is_logging_since(vm, slot, at.event.span.lo);
+        if !is_judged {
+            return;
+        }
+        if self.ctx.has_gap_in(at.event.span) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        if self.threads.get_mut(place).marks.has_forgotten() {
+            self.ledger.unknown(UnknownCause::Limit, 1);
+            return;
+        }
+        let (verdict, taken) = self.verdict_if_unreported(vm, slot, gfn);
+        let case = Case {
+            rule: RuleId::K08,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [(taken, "took the bit"), (at.ordinal, "writes the page, marks nothing")];
+        self.report(case, &records, || format!("the host wrote gfn {gfn} and marked nothing"));
     }
 }

@@ -1,8 +1,9 @@
 //! VMs and memslots: what exists, what logs, and since when.
 
-use crate::event::{EventKind, Gfn, Nanos, RawEvent, encode};
+use crate::event::{EventKind, Gfn, Nanos, encode};
 use crate::order::Ordinal;
-use crate::verdict::page::{Page, Protection, Report, page_flag};
+use crate::order::spool::Stamp;
+use crate::verdict::page::{Page, Report, page_flag};
 use crate::verdict::tally::{HEAT_CELLS, HeatCell};
 
 use super::slot::Slot;
@@ -33,7 +34,6 @@ impl Detector {
         vm.tgid = tgid;
         vm.manual_protect = manual_protect;
         vm.ring_bytes = ring_bytes;
-        vm.is_described = true;
         vm.is_created |= created;
         vm.origin = Some(encode(at.event));
     }
@@ -47,29 +47,26 @@ impl Detector {
     }
 
     pub(super) fn on_slot_state(&mut self, at: At<'_>) {
-        let EventKind::SlotState { slot, base, npages, bitmap, commit } = at.event.kind else {
-            return;
-        };
-        let _ = bitmap;
+        let EventKind::SlotState { slot, base, npages, commit, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let is_new = self.vms[vm].known_slot(slot.id).is_none();
         let index = self.vms[vm].slot(slot.id, base);
-        let is_created = self.vms[vm].is_created;
         let known = &self.vms[vm].slots[index];
-        let was_logging = known.is_logging && !is_new;
         let is_moved = known.npages != 0 && (known.base != base || known.npages != npages);
-        let is_first = known.npages == 0 && !known.is_deleted;
-        let was_deleted = known.is_deleted;
-        if was_logging && (npages == 0 || !slot.logging) {
+        let (was_deleted, was_extended) = (known.is_deleted, known.npages != 0);
+        let is_logging = slot.logging && npages != 0;
+        if known.is_logging && !is_logging {
             self.judge_log_dropped(at, vm, index);
         }
         if npages == 0 || is_moved || was_deleted {
             self.start_slot(vm, index, base, Slot::fresh_page(at.ordinal));
-        } else if is_first && is_new {
+        } else if is_new {
             // Of a slot that is made before our eyes nothing is mapped yet.
-            let page =
-                if commit && is_created { Slot::fresh_page(at.ordinal) } else { Page::default() };
+            let is_fresh = commit && self.vms[vm].is_created;
+            let page = if is_fresh { Slot::fresh_page(at.ordinal) } else { Page::default() };
             self.start_slot(vm, index, base, page);
+        } else if !was_extended {
+            self.vms[vm].slots[index].base = base;
         }
         let found = &mut self.vms[vm].slots[index];
         found.is_changed = true;
@@ -81,23 +78,24 @@ impl Detector {
         found.origin = Some(encode(at.event));
         found.logging_shown = at.ordinal;
         found.heat.resize(HEAT_CELLS, HeatCell::default());
-        if slot.logging && npages != 0 {
-            if !found.is_logging {
-                self.start_logging(at.ordinal, vm, index, at.event.span.hi, commit);
-            }
-        } else {
-            found.is_logging = false;
-            found.logging_since = None;
+        if !is_logging {
+            self.stop_logging(vm, index);
+        } else if !found.is_enabled {
+            self.start_logging(at.ordinal, vm, index, at.event.span.hi, commit);
         }
     }
 
     fn start_slot(&mut self, vm: usize, index: usize, base: Gfn, page: Page) {
         let slot = &mut self.vms[vm].slots[index];
         slot.pages.reset(base, page, &mut self.budget);
+        slot.base = base;
         slot.marked = 0;
+        slot.overdue = 0;
+        slot.suspects = 0;
     }
 
-    /// Logging is on from here: of a commit it is known that the bitmap is new.
+    /// Logging is on from here. Of a commit it is known that the bitmap is new; what was marked already was marked in
+    /// it, by faults that used the new slot object before its record came.
     fn start_logging(
         &mut self,
         ordinal: Ordinal,
@@ -109,24 +107,41 @@ impl Detector {
         let is_set = self.vms[vm].is_initially_set();
         let slot = &mut self.vms[vm].slots[index];
         slot.is_logging = true;
-        slot.logging_since = Some(since);
-        slot.logging_shown = ordinal;
+        slot.is_enabled = true;
+        slot.is_enabled_here = is_commit;
+        slot.last_get = None;
+        slot.logging_since.get_or_insert(since);
         if !is_commit {
             return;
         }
-        slot.marked = 0;
         slot.pages.change_all(|page| {
-            page.report = Report::Clean;
-            page.taken = crate::order::spool::Stamp::of(ordinal);
+            if page.report != Report::Marked {
+                page.report = Report::Clean;
+                page.taken = Stamp::of(ordinal);
+            }
             page.set(page_flag::INITIALLY_SET, is_set);
         });
     }
 
-    pub(super) fn on_slot_protect(&mut self, _at: At<'_>) {}
+    fn stop_logging(&mut self, vm: usize, index: usize) {
+        let slot = &mut self.vms[vm].slots[index];
+        if slot.is_logging || slot.is_enabled {
+            slot.pages.change_all(|page| {
+                page.report = Report::Clean;
+                page.set(page_flag::INITIALLY_SET, false);
+            });
+        }
+        slot.is_logging = false;
+        slot.is_enabled = false;
+        slot.logging_since = None;
+        slot.marked = 0;
+        slot.overdue = 0;
+    }
 
     /// SET_MEMORY has returned: faults that begin from here on use the new slot object.
-    pub(super) fn finish_set_memory(&mut self, at: At<'_>, vm: usize, ioctl: OpenIoctl) {
+    pub(super) fn finish_set_memory(&mut self, at: At<'_>, place: usize, ioctl: OpenIoctl) {
         let EventKind::IoctlEnd { ret, .. } = at.event.kind else { return };
+        let vm = ioctl.vm;
         let Some(index) = self.vms[vm].known_slot(ioctl.op.slot) else { return };
         if ret != 0 || ioctl.op.mem_flags & LOG_DIRTY_PAGES == 0 {
             return;
@@ -136,16 +151,7 @@ impl Detector {
         if slot.is_logging && slot.logging_since.is_some_and(|since| begin <= since) {
             slot.logging_since = Some(at.event.span.hi);
             slot.is_changed = true;
-            self.judge_enable(at, vm, index, &ioctl);
+            self.judge_enable(at, place, index, &ioctl);
         }
-    }
-
-    /// K15 and K05 at enable.
-    fn judge_enable(&mut self, _at: At<'_>, _vm: usize, _slot: usize, _ioctl: &OpenIoctl) {
-        let _ = Protection::Open;
-    }
-
-    fn judge_log_dropped(&mut self, _at: At<'_>, _vm: usize, _slot: usize) {
-        let _: Option<RawEvent> = None;
     }
 }

@@ -4,20 +4,22 @@
 //! event --> thread (what its bracket did so far) --> page state --> judgement --> ledger
 //! ```
 //!
-//! One file per activity: `fault` (marks, stores, fast faults), `harvest`, `host_write`, `memory` (slots and logging),
-//! `ring`, `flush`, `residue` (the end). State is per page, thread, slot and VM; nothing grows with the trace.
+//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `harvest` and `verify`, `host_write`,
+//! `memory` and `enable` (slots and logging), `ring`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM; nothing grows with the trace.
 
 mod case;
+mod enable;
+mod fast;
 mod fault;
 mod flush;
 mod harvest;
 mod host_write;
+mod mark;
 mod memory;
 mod residue;
 mod ring;
-#[expect(dead_code, reason = "K02, K03 and K06 come next and read them")]
 mod slot;
-#[expect(dead_code, reason = "as above")]
+mod spte_set;
 mod thread;
 mod verify;
 
@@ -25,17 +27,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, EventKind, Gap, GapCause, Gfn, Nanos, PageRef, Plan, RawEvent, Setup, SlotRef, Span,
-    Spte, SpteMasks, VmId,
+    Event, EventKind, Evidence, Gap, GapCause, Gfn, Nanos, Operation, PageRef, Plan, RawEvent,
+    Setup, SlotRef, Span, Spte, SpteMasks, VmId,
 };
 use crate::order::{Ordinal, Spool};
 
 use super::ledger::Ledger;
 use super::page::{Page, Protection, page_flag};
 use super::rule::RuleSet;
-use super::{Finding, Harvest, LookAlike, UnknownCause, VerdictCounts, Window, WindowStats};
+use super::{Finding, Harvest, UnknownCause, VerdictCounts, Window, WindowStats};
 
-pub(crate) use slot::{Slot, Vm};
+pub(crate) use slot::Vm;
 use thread::Threads;
 
 /// Runs the rules.
@@ -71,6 +73,7 @@ pub(crate) struct Ctx {
     pub gaps: slot::Recent<Span, 16>,
     pub now: Nanos,
     pub fault_is_observed: bool,
+    pub fast_fault_is_observed: bool,
 }
 
 /// A kernel release: `6.1.0-40-amd64` is 6.1.
@@ -114,7 +117,8 @@ impl Ctx {
             known_since: 0,
             gaps: slot::Recent::default(),
             now: Nanos(0),
-            fault_is_observed: observes_faults(&setup.plan),
+            fault_is_observed: observes(&setup.plan, Operation::Fault),
+            fast_fault_is_observed: observes(&setup.plan, Operation::FastFault),
         }
     }
 
@@ -153,9 +157,8 @@ impl Ctx {
     }
 }
 
-fn observes_faults(plan: &Plan) -> bool {
-    use crate::event::{Evidence, Operation};
-    Evidence::None < plan.evidence(Operation::Fault)
+fn observes(plan: &Plan, operation: Operation) -> bool {
+    Evidence::None < plan.evidence(operation)
 }
 
 impl Detector {
@@ -197,7 +200,7 @@ impl Detector {
             EventKind::SlotState { .. } => self.on_slot_state(at),
             EventKind::IoctlBegin { op, flushes, .. } => self.on_ioctl_begin(at, op, flushes),
             EventKind::IoctlEnd { op, .. } => self.on_ioctl_end(at, op),
-            EventKind::Flush { first, npages, .. } => self.on_flush(at, first, npages),
+            EventKind::Flush { npages, .. } => self.on_flush(at, npages),
             EventKind::RingReset { .. } => self.on_ring_reset(at),
             EventKind::SlotProtect { .. } => self.on_slot_protect(at),
             EventKind::Invalidate { .. } => self.on_invalidate(at),
@@ -375,15 +378,6 @@ impl Detector {
         if let Some(followed) = &mut self.followed {
             followed.push(window);
         }
-    }
-
-    /// K07; `true`: the mark recorded nothing.
-    fn judge_mark(&mut self, _at: At<'_>, _vm: usize, _slot: usize) -> bool {
-        false
-    }
-
-    fn benign(&mut self, kind: LookAlike) {
-        self.ledger.benign(kind, 1);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::verdict::page::Report;
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::Detector;
-use super::case::{Case, Source};
+use super::case::Case;
 
 impl Detector {
     /// Judges what is still open.
@@ -37,7 +37,7 @@ impl Detector {
         if !has_harvest || is_ring || !self.ctx.rules.is_on(RuleId::K09) {
             return;
         }
-        let Some(last) = self.vms[vm].slots[slot].recent.last().copied() else { return };
+        let Some(last) = self.vms[vm].slots[slot].last_get else { return };
         if self.ctx.has_gap_since(last.lo) {
             return;
         }
@@ -58,8 +58,7 @@ impl Detector {
         if slot.marked == 0 {
             return Vec::new();
         }
-        // Manual protect: what was marked before the last GET it has read; CLEAR need not follow. Otherwise a mark
-        // from before the harvest that it did not take is K07's business.
+        // A mark from before the harvest that it did not take is K07's business; under manual protect GET has read it.
         let is_after =
             |mark: Ordinal| self.ctx.spool.event(mark).is_some_and(|event| last <= event.span.hi);
         let marked = slot.pages.iter().filter(|(_, page)| page.report == Report::Marked);
@@ -90,10 +89,7 @@ impl Detector {
             proof: Proof::Absence,
             known: None,
         };
-        let records = [
-            (Source::Spooled(harvest), "is the last harvest"),
-            (Source::Spooled(mark), "marks the page after it"),
-        ];
+        let records = [(harvest, "is the last harvest"), (mark, "marks the page after it")];
         self.report(case, &records, || match gfn {
             Some(gfn) => format!("gfn {gfn} was marked after the final harvest of slot {id}"),
             None => format!("{pages} pages of slot {id} were marked after its last harvest"),

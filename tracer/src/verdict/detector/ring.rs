@@ -1,19 +1,182 @@
-//! Dirty rings: pushes report a page, resets take it back.
+//! Dirty rings: pushes report a page, resets take it back (K06).
 
-use crate::event::{EventKind, Gfn};
+use crate::event::{EventKind, Gfn, MarkWord, VcpuId};
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::{Protection, Report, page_flag};
+use crate::verdict::{RuleId, UnknownCause, Verdict};
 
+use super::case::Case;
+use super::slot::Ring;
+use super::thread::{OpenIoctl, PendingMark, Suspect, WORDS_MAX};
 use super::{At, Detector};
+
+/// Entries a ring can have (`KVM_DIRTY_RING_MAX_ENTRIES`).
+const ENTRIES_MAX: usize = 65_536;
 
 impl Detector {
     pub(super) fn on_ring_push(&mut self, at: At<'_>) {
-        let EventKind::RingPush { offset, slot, .. } = at.event.kind else { return };
+        let EventKind::RingPush { offset, slot, index, vcpu } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
-        let Some(index) = self.vms[vm].known_slot(slot) else { return };
-        let base = self.vms[vm].slots[index].base;
-        self.note_mark(at, vm, index, Gfn(base.0.saturating_add(offset)));
+        let Some(slot) = self.vms[vm].known_slot(slot) else { return };
+        let gfn = Gfn(self.vms[vm].slots[slot].base.0.saturating_add(offset));
+        let place = self.threads.place(at.event.tid);
+        let push = PendingMark {
+            slot,
+            gfn,
+            ordinal: at.ordinal,
+            span: at.event.span,
+            word: MarkWord::Ring(index),
+            is_logged: true,
+            is_claimed: false,
+            ..PendingMark::default()
+        };
+        self.threads.get_mut(place).pushes.push(push);
+        self.log_push(vm, vcpu, (slot, gfn), index);
+        self.note_mark(at, vm, slot, gfn);
+    }
+
+    /// A mark that pushed an entry; the ring is that of the vCPU the thread runs.
+    pub(super) fn push_ring(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, index: u32) {
+        let place = self.threads.place(at.event.tid);
+        let thread = self.threads.get_mut(place);
+        let Some(vcpu) = thread.vcpu else { return };
+        if !thread.has_pushed(slot, gfn, at.event.span.lo) {
+            self.log_push(vm, vcpu, (slot, gfn), index);
+        }
+    }
+
+    /// `index` is the ring's `dirty_index` after the push.
+    fn log_push(&mut self, vm: usize, vcpu: VcpuId, entry: (usize, Gfn), index: u32) {
+        let rings = &mut self.vms[vm].rings;
+        let place = match rings.iter().position(|ring| ring.vcpu == vcpu) {
+            Some(place) => place,
+            None => {
+                rings.push(Ring { vcpu, ..Ring::default() });
+                rings.len() - 1
+            }
+        };
+        let ring = &mut rings[place];
+        let own = index.wrapping_sub(1);
+        let next = ring.first.wrapping_add(ring.entries.len() as u32);
+        if own != next || ring.entries.is_empty() {
+            // Entries in between were not seen: what is older is forgotten with them.
+            ring.entries.clear();
+            ring.first = own;
+        }
+        if ring.entries.len() == ENTRIES_MAX {
+            ring.entries.pop_front();
+            ring.first = ring.first.wrapping_add(1);
+        }
+        ring.entries.push_back(entry);
     }
 
     pub(super) fn on_ring_reset(&mut self, at: At<'_>) {
-        let _ = self.vm(at.event.vm);
+        let EventKind::RingReset { vcpu, before, after, bracketed, .. } = at.event.kind else {
+            return;
+        };
+        let vm = self.vm(at.event.vm);
+        let popped = after.wrapping_sub(before);
+        if !bracketed || popped == 0 {
+            self.pop_unseen(vm, vcpu, after);
+            return;
+        }
+        let place = self.threads.place(at.event.tid);
+        let begun = self.threads.get_mut(place).ioctl.as_ref().map(|ioctl| ioctl.ordinal);
+        let Some(ring) = self.vms[vm].rings.iter_mut().find(|ring| ring.vcpu == vcpu) else {
+            self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(popped));
+            return;
+        };
+        let unseen = ring.first.wrapping_sub(before).min(popped);
+        let unseen = if unseen < 1 << 31 { unseen } else { 0 };
+        self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(unseen));
+        let count = after.wrapping_sub(ring.first) as usize;
+        let count = if count <= ring.entries.len() { count } else { 0 };
+        let entries: Vec<(usize, Gfn)> = ring.entries.drain(..count).collect();
+        ring.first = ring.first.wrapping_add(count as u32);
+        let newest = self.ctx.spool.newest();
+        for (slot, gfn) in entries {
+            let found = &self.vms[vm].slots[slot];
+            let taken = found.pages.get(gfn).taken.ordinal(newest);
+            if found.is_deleted || begun.is_none_or(|begun| begun < taken) {
+                continue;
+            }
+            let suspects = &mut self.threads.get_mut(place).suspects;
+            if suspects.len() < WORDS_MAX {
+                suspects.push(Suspect { slot, gfn, word: at.ordinal, is_popped: true });
+            } else {
+                self.ledger.unknown(UnknownCause::Limit, 1);
+            }
+        }
+    }
+
+    /// Entries up to `after` are gone; what became of them was not seen.
+    fn pop_unseen(&mut self, vm: usize, vcpu: VcpuId, after: u32) {
+        let Some(ring) = self.vms[vm].rings.iter_mut().find(|ring| ring.vcpu == vcpu) else {
+            return;
+        };
+        let count = (after.wrapping_sub(ring.first) as usize).min(ring.entries.len());
+        ring.entries.drain(..count);
+        ring.first = ring.first.wrapping_add(count as u32);
+    }
+
+    /// K06: an entry was popped and its page not among those the reset protected.
+    pub(super) fn judge_popped(
+        &mut self,
+        at: At<'_>,
+        ioctl: &OpenIoctl,
+        suspect: Suspect,
+        is_complete: bool,
+    ) {
+        let Suspect { slot, gfn, word: reset, .. } = suspect;
+        let vm = ioctl.vm;
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let newest = self.ctx.spool.newest();
+        let taken = page.taken.ordinal(newest);
+        if ioctl.ordinal < taken {
+            return;
+        }
+        let verdict = match self.ctx.protection(&page) {
+            _ if !is_complete => Err(UnknownCause::Dropped),
+            _ if !self.ctx.rules.is_on(RuleId::K06) => return,
+            // Nobody can write it unlogged: the entry was superfluous.
+            Ok(Protection::Closed) => Ok(Verdict::Safe),
+            Ok(Protection::Open) => {
+                let is_pushed_again = page.has(page_flag::MARKED_AGAIN)
+                    || reset < page.mark.ordinal(newest) && page.report == Report::Marked;
+                Ok(if is_pushed_again { Verdict::AtRisk } else { Verdict::Lost })
+            }
+            Ok(Protection::Unknown) => Err(UnknownCause::BeforeAttach),
+            Err(cause) => Err(cause),
+        };
+        match verdict {
+            Err(cause) => self.ledger.unknown(cause, 1),
+            Ok(Verdict::Safe) => self.ledger.judge(Verdict::Safe, at.event.span.hi, 1),
+            Ok(verdict) => self.report_popped(at, vm, suspect, verdict),
+        }
+    }
+
+    fn report_popped(&mut self, at: At<'_>, vm: usize, suspect: Suspect, verdict: Verdict) {
+        let Suspect { slot, gfn, word: reset, .. } = suspect;
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let newest = self.ctx.spool.newest();
+        let case = Case {
+            rule: RuleId::K06,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (page.mark.ordinal(newest), "pushes the page"),
+            (page.changed.ordinal(newest), "made the page writable"),
+            (reset, "pops the entry"),
+            (at.ordinal, "returns; the page was not protected"),
+        ];
+        self.report(case, &records, || {
+            format!("the entry of gfn {gfn} was popped and the page left writable")
+        });
     }
 }

@@ -5,6 +5,8 @@ use crate::order::Ordinal;
 use crate::verdict::page::{Page, PageTable, Protection, Report};
 use crate::verdict::tally::{HEAT_CELLS, HeatCell};
 
+use super::thread::PendingMark;
+
 /// One VM.
 #[derive(Clone, Debug)]
 pub(crate) struct Vm {
@@ -13,8 +15,6 @@ pub(crate) struct Vm {
     /// `manual_dirty_log_protect`: bit 0 manual protect, bit 1 initially set.
     pub manual_protect: u32,
     pub ring_bytes: u32,
-    /// `VmSeen` told the two above.
-    pub is_described: bool,
     /// Seen from its creation on: what was never mapped is known to be unmapped.
     pub is_created: bool,
     pub is_gone: bool,
@@ -29,10 +29,12 @@ pub(crate) struct Vm {
     pub last_open: Nanos,
     /// The last flushes, any thread, newest last.
     pub flushes: Recent<FlushSeen, 16>,
-    /// The last locked fault brackets, newest last.
-    pub brackets: Recent<Bracket, 8>,
+    /// The last pages that faults opened, newest last.
+    pub openings: Recent<Opening, 32>,
     /// The last harvest words, newest last.
-    pub words: Recent<WordSeen, 16>,
+    pub words: Recent<WordSeen, 64>,
+    /// GET, CLEAR and RESET ioctls that have begun and not returned.
+    pub open_harvests: u32,
     /// Zaps that name no page: the ordinal of the last one.
     pub last_zap: Ordinal,
     pub rings: Vec<Ring>,
@@ -49,6 +51,10 @@ pub(crate) struct Slot {
     pub logging_since: Option<Nanos>,
     /// The record that last showed whether the slot logs.
     pub logging_shown: Ordinal,
+    /// A slot record, not just a mark, has shown that it logs.
+    pub is_enabled: bool,
+    /// Logging was turned on before our eyes.
+    pub is_enabled_here: bool,
     pub is_deleted: bool,
     pub pages: PageTable,
     pub harvests: u64,
@@ -64,8 +70,12 @@ pub(crate) struct Slot {
     pub windows_waiting: u64,
     /// The last harvests of the slot, newest last.
     pub recent: Recent<Span, 8>,
-    /// Return of the last GET.
-    pub last_get: Option<Nanos>,
+    /// The last GET.
+    pub last_get: Option<Span>,
+    /// Of `marked`, pages marked before the open harvest began and not taken yet.
+    pub overdue: u64,
+    /// Ordinal of the open harvest's begin.
+    pub harvest_begun: Ordinal,
     /// The record that showed the slot, for witnesses.
     pub origin: Option<RawEvent>,
     /// Has changed since it was last published.
@@ -76,19 +86,26 @@ pub(crate) struct Slot {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FlushSeen {
     pub span: Span,
-    pub first: Gfn,
     /// 0: the whole VM.
     pub npages: u64,
     pub ordinal: Ordinal,
 }
 
-/// Mark to store of a fault that held `mmu_lock` throughout.
+/// A page that a fault opened, with the mark of the same fault.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bracket {
-    pub span: Span,
+pub(crate) struct Opening {
+    pub slot: usize,
     pub gfn: Gfn,
-    pub mark: Ordinal,
-    pub store: Ordinal,
+    pub mark: PendingMark,
+    /// The store (or cmpxchg) lies in here.
+    pub store: Span,
+    /// The record that showed it.
+    pub ordinal: Ordinal,
+    /// `mmu_lock` was held from the mark to the store: `hold` lies inside one hold.
+    pub is_locked: bool,
+    pub hold: Span,
+    /// Another thread closed the SPTE meanwhile: whether it is open now is not known.
+    pub is_doubtful: bool,
 }
 
 /// A harvest word that was seen.
@@ -111,7 +128,7 @@ pub(crate) struct WordSeen {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
     pub vcpu: VcpuId,
-    /// Index of the oldest entry in `entries`.
+    /// `reset_index` of the oldest entry in `entries`.
     pub first: u32,
     /// Slot index and gfn per entry.
     pub entries: std::collections::VecDeque<(usize, Gfn)>,
@@ -150,10 +167,6 @@ impl<T: Copy + Default, const N: usize> Recent<T, N> {
         self.items[..len].iter_mut()
     }
 
-    pub fn last(&self) -> Option<&T> {
-        self.iter().next()
-    }
-
     /// Something was pushed out.
     pub const fn has_forgotten(&self) -> bool {
         N < self.pushed
@@ -171,7 +184,6 @@ impl Vm {
             tgid: 0,
             manual_protect: 0,
             ring_bytes: 0,
-            is_described: false,
             is_created: false,
             is_gone: false,
             slots: Vec::new(),
@@ -180,8 +192,9 @@ impl Vm {
             last_word: Nanos(0),
             last_open: Nanos(0),
             flushes: Recent::default(),
-            brackets: Recent::default(),
+            openings: Recent::default(),
             words: Recent::default(),
+            open_harvests: 0,
             last_zap: 0,
             rings: Vec::new(),
         }
@@ -248,6 +261,8 @@ impl Slot {
             is_logging: false,
             logging_since: None,
             logging_shown: 0,
+            is_enabled: false,
+            is_enabled_here: false,
             is_deleted: false,
             pages: PageTable::new(base, Page::default()),
             harvests: 0,
@@ -259,6 +274,8 @@ impl Slot {
             windows_waiting: 0,
             recent: Recent::default(),
             last_get: None,
+            overdue: 0,
+            harvest_begun: 0,
             origin: None,
             is_changed: true,
         }

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{CpuId, Gfn, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
+use crate::event::{Gfn, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
 use crate::order::Ordinal;
+use crate::verdict::page::Protection;
 
-use super::slot::Recent;
+use super::slot::{Opening, Recent};
 
 /// One thread.
 #[derive(Clone, Debug, Default)]
@@ -26,10 +27,33 @@ pub(crate) struct Thread {
     pub flush: Span,
     /// End of its last record that cut a hold of `mmu_lock` (a split).
     pub cut: Nanos,
+    /// End of its last record that shows the vCPU outside the guest.
+    pub last_exit: Nanos,
+    /// Its fast fault that seems to have marked first.
+    pub prediction: Option<Opening>,
+    /// Its last ring pushes.
+    pub pushes: Recent<PendingMark, 4>,
+    /// It made an SPTE absent that was open, and has not flushed since.
+    pub zap: Option<Change>,
+    /// It changed an SPTE that somebody else had made read-only, and has not flushed since.
+    pub decision: Option<Change>,
     /// Reused when an ioctl opens.
     pub words: Vec<TakenWord>,
     pub suspects: Vec<Suspect>,
-    pub pushes: Recent<PendingMark, 4>,
+    /// SPTEs its SET_MEMORY has closed one by one.
+    pub closings: Vec<Suspect>,
+}
+
+/// A change of an SPTE that calls for a flush.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub vm: usize,
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub ordinal: Ordinal,
+    pub at: Nanos,
+    /// The change before it, by another thread.
+    pub before: Ordinal,
 }
 
 /// A mark inside a bracket that has not ended.
@@ -46,6 +70,8 @@ pub(crate) struct PendingMark {
     pub is_logged: bool,
     pub in_fast: bool,
     pub is_claimed: bool,
+    /// Under PML: the page was known closed, and is this if the mark turns out to be a drained one.
+    pub drained: Option<Protection>,
 }
 
 /// An SPTE that became open inside a bracket that has not ended.
@@ -55,7 +81,8 @@ pub(crate) struct PendingStore {
     pub gfn: Gfn,
     pub ordinal: Ordinal,
     pub span: Span,
-    pub cpu: CpuId,
+    /// By a fast fault, whose mark is nested in it.
+    pub is_fast: bool,
 }
 
 /// An ioctl that has begun.
@@ -77,6 +104,8 @@ pub(crate) struct OpenIoctl {
     pub word_floor: Nanos,
     pub first_visit: Option<Nanos>,
     pub last_visit: Nanos,
+    /// Records of protection seen in a SET_MEMORY.
+    pub protects: u64,
     /// First page that lost W, and when at the earliest.
     pub first_protected: Option<(usize, Gfn, Nanos)>,
     pub words: u64,
@@ -111,7 +140,6 @@ pub(crate) struct TakenWord {
     pub first: Gfn,
     pub mask: u64,
     pub protected: u64,
-    pub visit: Span,
     pub ordinal: Ordinal,
 }
 
@@ -120,7 +148,15 @@ pub(crate) struct TakenWord {
 pub(crate) struct Suspect {
     pub slot: usize,
     pub gfn: Gfn,
+    /// The harvest word that took it, or the ring reset that popped it.
     pub word: Ordinal,
+    pub is_popped: bool,
+}
+
+impl PendingStore {
+    fn is_for(&self, mark: &PendingMark) -> bool {
+        !self.is_fast && self.slot == mark.slot && self.gfn == mark.gfn
+    }
 }
 
 impl Default for PendingMark {
@@ -135,6 +171,7 @@ impl Default for PendingMark {
             is_logged: false,
             in_fast: false,
             is_claimed: true,
+            drained: None,
         }
     }
 }
@@ -222,8 +259,9 @@ impl Threads {
 
 impl Thread {
     fn start(&mut self, tid: Tid) {
-        let Self { words, suspects, stores, .. } = std::mem::take(self);
-        *self = Self { tid, words, suspects, stores, ..Self::default() };
+        let Self { words, suspects, stores, closings, .. } = std::mem::take(self);
+        *self = Self { tid, words, suspects, stores, closings, ..Self::default() };
+        self.closings.clear();
         self.words.clear();
         self.suspects.clear();
         self.stores.clear();
@@ -240,6 +278,36 @@ impl Thread {
             .take_while(|mark| since <= mark.span.hi)
             .find(|mark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed)
             .copied()
+    }
+
+    /// The slot that a mark of this page named, if the thread made one since.
+    pub fn slot_of_mark(&self, gfn: Gfn, since: Nanos) -> Option<usize> {
+        let marks = self.marks.iter().take_while(|mark| since <= mark.span.hi);
+        marks.filter(|mark| mark.gfn == gfn).map(|mark| mark.slot).next()
+    }
+
+    /// The thread pushed a ring entry for the page since.
+    pub fn has_pushed(&self, slot: usize, gfn: Gfn, since: Nanos) -> bool {
+        let mut pushes = self.pushes.iter().take_while(|push| since <= push.span.hi);
+        pushes.any(|push| push.slot == slot && push.gfn == gfn)
+    }
+
+    /// A locked store waits for this mark.
+    pub fn is_awaited(&self, mark: &PendingMark) -> bool {
+        self.stores.iter().any(|store| store.is_for(mark))
+    }
+
+    /// The locked store that waited for this mark.
+    pub fn take_awaited(&mut self, mark: &PendingMark) -> Option<PendingStore> {
+        let place = self.stores.iter().position(|store| store.is_for(mark))?;
+        Some(self.stores.swap_remove(place))
+    }
+
+    /// What the page of that mark is if the mark was drained.
+    pub fn note_drained(&mut self, ordinal: Ordinal, drained: Protection) {
+        for mark in self.marks.iter_mut().filter(|mark| mark.ordinal == ordinal) {
+            mark.drained = Some(drained);
+        }
     }
 
     /// The mark belongs to a store that was seen.

@@ -6,11 +6,22 @@ use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
-use super::case::{Case, Source};
+use super::case::Case;
 use super::harvest::bits;
 use super::slot::FlushSeen;
 use super::thread::{OpenIoctl, Suspect, TakenWord};
 use super::{At, Detector};
+
+/// What the return of a harvest showed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// The thread's flush that started after the last write-protect.
+    pub own_flush: Option<Span>,
+    /// The VM's flush counter moved.
+    pub counter_moved: bool,
+    /// Begin, end and all records between were seen.
+    pub is_complete: bool,
+}
 
 /// How the flush of a harvest stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +45,10 @@ impl Detector {
         at: At<'_>,
         place: usize,
         ioctl: &OpenIoctl,
-        own_flush: Option<Span>,
-        counter_moved: bool,
-        is_complete: bool,
+        outcome: Outcome,
     ) {
-        let flushed = self.flushed(at, ioctl, own_flush, counter_moved, is_complete);
+        let flushed = self.flushed(at, ioctl, outcome);
+        let mut closed = ioctl.pages.closed;
         let thread = self.threads.get_mut(place);
         let mut words = std::mem::take(&mut thread.words);
         let mut suspects = std::mem::take(&mut thread.suspects);
@@ -49,14 +59,21 @@ impl Detector {
             }
             Flushed::Unknown(cause) => self.ledger.unknown(cause, protected),
             Flushed::No | Flushed::Other(_) => {
-                words.iter().for_each(|word| self.report_unflushed(at, ioctl, word, flushed));
+                for word in &words {
+                    self.report_unflushed(at, ioctl, word, flushed);
+                    closed -= self.report_assumed(at, ioctl, word).min(closed);
+                }
             }
         }
         for suspect in &suspects {
-            self.judge_suspect(at, ioctl.vm, *suspect, is_complete);
+            if suspect.is_popped {
+                self.judge_popped(at, ioctl, *suspect, outcome.is_complete);
+            } else {
+                self.judge_suspect(at, ioctl.vm, *suspect, outcome.is_complete);
+            }
         }
         let pages = ioctl.pages;
-        self.ledger.judge(Verdict::Safe, at.event.span.hi, pages.closed);
+        self.ledger.judge(Verdict::Safe, at.event.span.hi, closed);
         self.ledger.unknown(UnknownCause::BeforeAttach, pages.before_attach);
         self.ledger.unknown(UnknownCause::Dropped, pages.dropped);
         self.ledger.unknown(UnknownCause::Limit, pages.limit);
@@ -69,14 +86,8 @@ impl Detector {
         thread.suspects = suspects;
     }
 
-    fn flushed(
-        &self,
-        at: At<'_>,
-        ioctl: &OpenIoctl,
-        own_flush: Option<Span>,
-        counter_moved: bool,
-        is_complete: bool,
-    ) -> Flushed {
+    fn flushed(&self, at: At<'_>, ioctl: &OpenIoctl, outcome: Outcome) -> Flushed {
+        let Outcome { own_flush, counter_moved, is_complete } = outcome;
         if own_flush.is_some() {
             return Flushed::Own;
         }
@@ -143,12 +154,12 @@ impl Detector {
                 known: None,
             };
             let mut records = vec![
-                (Source::Spooled(ioctl.ordinal), "begins to harvest"),
-                (Source::Spooled(word.ordinal), "takes the bit and clears W"),
-                (Source::Spooled(at.ordinal), "returns without a flush of its own"),
+                (ioctl.ordinal, "begins to harvest"),
+                (word.ordinal, "takes the bit and clears W"),
+                (at.ordinal, "returns without a flush of its own"),
             ];
             if let Some(other) = other {
-                records.push((Source::Spooled(other), "flushes by chance"));
+                records.push((other, "flushes by chance"));
             }
             self.report(case, &records, || match other {
                 Some(_) => format!(
@@ -162,9 +173,50 @@ impl Detector {
         }
     }
 
+    /// K10: pages of the word that somebody else had closed and not flushed when the harvest skipped its flush.
+    /// How many.
+    fn report_assumed(&mut self, at: At<'_>, ioctl: &OpenIoctl, word: &TakenWord) -> u64 {
+        let mut assumed = 0;
+        if !self.ctx.rules.is_on(RuleId::K10) {
+            return 0;
+        }
+        let newest = self.ctx.spool.newest();
+        for bit in bits(word.mask & !word.protected) {
+            let gfn = Gfn(word.first.0 + bit);
+            let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
+            let closing = page.changed.ordinal(newest);
+            if page.protection != Protection::Closed || !self.is_unflushed(ioctl.vm, closing) {
+                continue;
+            }
+            assumed += 1;
+            let case = Case {
+                rule: RuleId::K10,
+                verdict: Verdict::Lost,
+                vm: ioctl.vm,
+                slot: Some(word.slot),
+                gfn: Some(gfn),
+                at: at.event.span.hi,
+                proof: Proof::NoFlush,
+                known: None,
+            };
+            let records = [
+                (closing, "makes the page read-only, does not flush yet"),
+                (word.ordinal, "takes the bit, finds the page read-only"),
+                (at.ordinal, "returns without a flush"),
+            ];
+            self.report(case, &records, || {
+                format!(
+                    "gfn {gfn} was taken while another thread's write-protect of it was not flushed, and the harvest \
+                     skipped its own flush"
+                )
+            });
+        }
+        assumed
+    }
+
     /// K04: the page was open when its bit was taken, and nobody was seen to close it.
     fn judge_suspect(&mut self, at: At<'_>, vm: usize, suspect: Suspect, is_complete: bool) {
-        let Suspect { slot, gfn, word } = suspect;
+        let Suspect { slot, gfn, word, .. } = suspect;
         let newest = self.ctx.spool.newest();
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let changed = page.changed.ordinal(newest);
@@ -180,7 +232,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::NotObserved(Operation::WriteProtect), 1);
             return;
         }
-        let is_zapped = page.has(page_flag::SHADOW) && changed < self.vms[vm].last_zap;
+        let is_zapped = self.is_zapped(vm, &page);
         if changed < self.ctx.known_since || !is_complete {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return;
@@ -193,6 +245,11 @@ impl Detector {
             self.ctx.spool.event(word).map(|event| event.kind),
             Some(EventKind::UserWord { .. })
         );
+        if is_user_word && !self.ctx.fast_fault_is_observed {
+            // A lockless fault may have opened it again without a record.
+            self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);
+            return;
+        }
         if is_user_word {
             self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::SUSPECT, true));
             self.vms[vm].slots[slot].suspects += 1;
@@ -213,7 +270,7 @@ impl Detector {
         suspect: Suspect,
         verdict: Verdict,
     ) {
-        let Suspect { slot, gfn, word } = suspect;
+        let Suspect { slot, gfn, word, .. } = suspect;
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let opened = page.changed.ordinal(self.ctx.spool.newest());
         let case = Case {
@@ -227,9 +284,9 @@ impl Detector {
             known: None,
         };
         let records = [
-            (Source::Spooled(opened), "made the page writable"),
-            (Source::Spooled(word), "takes the bit, clears no W"),
-            (Source::Spooled(at.ordinal), "returns"),
+            (opened, "made the page writable"),
+            (word, "takes the bit, clears no W"),
+            (at.ordinal, "returns"),
         ];
         self.report(case, &records, || {
             format!("gfn {gfn} was taken while its SPTE was writable, and nothing write-protected it before the ioctl returned")
@@ -251,11 +308,12 @@ impl Detector {
                 || at.event.span.lo == at.event.span.hi
         });
         self.clear_suspect(vm, slot, gfn);
+        let suspect = Suspect { slot, gfn, word, is_popped: false };
         if is_explained {
             self.benign(LookAlike::ReopenedInHarvest);
             self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
         } else {
-            self.report_unprotected(at, vm, Suspect { slot, gfn, word }, Verdict::Lost);
+            self.report_unprotected(at, vm, suspect, Verdict::Lost);
         }
     }
 

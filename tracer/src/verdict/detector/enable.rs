@@ -1,0 +1,357 @@
+//! Logging turned on and off: what was left writable (K15), not flushed (K05), or unread (K11).
+
+use crate::event::{EventKind, Gfn, IoctlOp, Operation, Span};
+use crate::order::Ordinal;
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::{Page, Protection, Report, page_flag};
+use crate::verdict::{RuleId, UnknownCause, Verdict};
+
+use super::case::Case;
+use super::harvest::bits;
+use super::slot::WordSeen;
+use super::thread::{OpenIoctl, TakenWord, WORDS_MAX};
+use super::{At, Detector};
+
+/// 5.10 flushes at enable only if an SPTE changed, and an access-tracked one looks unchanged (b64d740ea7dd).
+const ENABLE_WITHOUT_FLUSH: &str = "5.10 enables logging without a flush if no SPTE changed";
+
+impl Detector {
+    /// A word that took no bit: a helper protects the slot, and folds what it closed.
+    pub(super) fn on_protect_word(&mut self, at: At<'_>, vm: usize, slot: usize) {
+        let EventKind::HarvestWord { first, protected, .. } = at.event.kind else { return };
+        for bit in bits(protected) {
+            self.with_page(vm, slot, Gfn(first.0.wrapping_add(bit)), |page, _| {
+                page.change(Protection::Closed, at.ordinal);
+            });
+        }
+        let place = self.threads.place(at.event.tid);
+        let thread = self.threads.get_mut(place);
+        if let Some(ioctl) = &mut thread.ioctl {
+            ioctl.protects += 1;
+            ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
+            if thread.words.len() < WORDS_MAX {
+                thread.words.push(TakenWord {
+                    slot,
+                    first,
+                    mask: 0,
+                    protected,
+                    ordinal: at.ordinal,
+                });
+            }
+        }
+        self.vms[vm].words.push(WordSeen {
+            first,
+            mask: 0,
+            protected,
+            xchg: at.event.span,
+            visit: at.event.span,
+            ordinal: at.ordinal,
+            slot,
+            is_one_hold: false,
+        });
+    }
+
+    /// A helper has protected the whole slot. If it reported nothing, either it closed nothing, or the probe does not
+    /// show what it closes: what was open is not known any more.
+    pub(super) fn on_slot_protect(&mut self, at: At<'_>) {
+        let EventKind::SlotProtect { slot, level } = at.event.kind else { return };
+        let vm = self.vm(at.event.vm);
+        let Some(index) = self.vms[vm].known_slot(slot.id) else { return };
+        let place = self.threads.place(at.event.tid);
+        let ioctl = &self.threads.get_mut(place).ioctl;
+        if ioctl.as_ref().is_some_and(|ioctl| 0 < ioctl.protects) {
+            return;
+        }
+        let mut doubted = 0;
+        self.vms[vm].slots[index].pages.change_all(|page| {
+            let is_reached = level <= 1 || page.has(page_flag::HUGE);
+            if page.protection == Protection::Open && is_reached {
+                page.change(Protection::Unknown, at.ordinal);
+                doubted += u64::from(page.report != Report::Marked);
+            }
+        });
+        let cause = UnknownCause::NotObserved(Operation::WriteProtect);
+        self.ledger.unknown(cause, doubted);
+    }
+
+    /// SET_MEMORY turned logging on and has returned.
+    pub(super) fn judge_enable(
+        &mut self,
+        at: At<'_>,
+        place: usize,
+        slot: usize,
+        ioctl: &OpenIoctl,
+    ) {
+        let vm = ioctl.vm;
+        if self.vms[vm].is_initially_set() {
+            return;
+        }
+        let begin = ioctl.begin.unwrap_or(at.event.span.lo);
+        let span = Span { lo: begin, hi: at.event.span.hi };
+        if ioctl.begin.is_none() || self.ctx.has_gap_in(span) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        self.judge_left_open(at, slot, ioctl);
+        self.judge_enable_flush(at, place, slot, ioctl);
+    }
+
+    /// K15.
+    fn judge_left_open(&mut self, at: At<'_>, slot: usize, ioctl: &OpenIoctl) {
+        let vm = ioctl.vm;
+        let newest = self.ctx.spool.newest();
+        let is_left = |page: &Page| {
+            let changed = page.changed.ordinal(newest);
+            page.protection == Protection::Open
+                && self.ctx.known_since <= changed
+                && page.report != Report::Marked
+                && (changed < ioctl.ordinal || page.has(page_flag::UNLOGGED))
+        };
+        let left: Vec<(Gfn, Page)> = self.vms[vm].slots[slot]
+            .pages
+            .iter()
+            .filter(|(_, page)| is_left(page))
+            .map(|(gfn, page)| (gfn, *page))
+            .collect();
+        for (gfn, page) in left {
+            if self.is_zapped(vm, &page) {
+                self.ledger.unknown(UnknownCause::NotObserved(Operation::Zap), 1);
+            } else if self.ctx.rules.is_on(RuleId::K15) {
+                self.report_left_open(at, ioctl, slot, gfn, page);
+            }
+        }
+    }
+
+    /// A zap that names no page may have taken the page's shadow SPTEs.
+    pub(super) fn is_zapped(&self, vm: usize, page: &Page) -> bool {
+        page.has(page_flag::SHADOW)
+            && page.changed.ordinal(self.ctx.spool.newest()) < self.vms[vm].last_zap
+    }
+
+    fn report_left_open(
+        &mut self,
+        at: At<'_>,
+        ioctl: &OpenIoctl,
+        slot: usize,
+        gfn: Gfn,
+        page: Page,
+    ) {
+        let case = Case {
+            rule: RuleId::K15,
+            verdict: Verdict::Lost,
+            vm: ioctl.vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (page.changed.ordinal(self.ctx.spool.newest()), "made the page writable"),
+            (ioctl.ordinal, "begins to turn logging on"),
+            (at.ordinal, "returns; the page is still writable"),
+        ];
+        self.report(case, &records, || {
+            format!("gfn {gfn} was writable when logging was turned on and still is: its writes never fault")
+        });
+    }
+
+    /// K05 at enable: SPTEs were closed, in this ioctl or just before it, and nothing flushed since.
+    fn judge_enable_flush(&mut self, at: At<'_>, place: usize, slot: usize, ioctl: &OpenIoctl) {
+        if !self.ctx.rules.is_on(RuleId::K05) || !self.ctx.rules.sees_flushes() {
+            return;
+        }
+        let thread = self.threads.get_mut(place);
+        let has_flush = ioctl.protects != 0 && ioctl.last_visit <= thread.flush.lo
+            || ioctl.begin.is_some_and(|begin| ioctl.protects == 0 && begin <= thread.flush.lo);
+        if has_flush {
+            return;
+        }
+        let words = std::mem::take(&mut thread.words);
+        let closings = std::mem::take(&mut thread.closings);
+        for word in &words {
+            for bit in bits(word.protected) {
+                self.report_enable_unflushed(
+                    at,
+                    ioctl,
+                    word.slot,
+                    Gfn(word.first.0 + bit),
+                    word.ordinal,
+                );
+            }
+        }
+        for closing in closings.iter().filter(|closing| closing.slot == slot) {
+            self.report_enable_unflushed(at, ioctl, slot, closing.gfn, closing.word);
+        }
+        let thread = self.threads.get_mut(place);
+        thread.words = words;
+        thread.closings = closings;
+        if ioctl.protects == 0 {
+            self.judge_closed_before(at, ioctl, slot);
+        }
+    }
+
+    /// Pages somebody else closed before and did not flush: access-tracked ones look like nothing to protect.
+    fn judge_closed_before(&mut self, at: At<'_>, ioctl: &OpenIoctl, slot: usize) {
+        let newest = self.ctx.spool.newest();
+        let closed: Vec<(Gfn, Ordinal)> = self.vms[ioctl.vm].slots[slot]
+            .pages
+            .iter()
+            .filter(|(_, page)| page.protection == Protection::Closed)
+            .map(|(gfn, page)| (gfn, page.changed.ordinal(newest)))
+            .filter(|&(_, changed)| self.ctx.spool.oldest() <= changed)
+            .filter(|&(_, changed)| self.is_unflushed(ioctl.vm, changed))
+            .collect();
+        for (gfn, changed) in closed {
+            self.report_enable_unflushed(at, ioctl, slot, gfn, changed);
+        }
+    }
+
+    fn report_enable_unflushed(
+        &mut self,
+        at: At<'_>,
+        ioctl: &OpenIoctl,
+        slot: usize,
+        gfn: Gfn,
+        closing: Ordinal,
+    ) {
+        let is_known =
+            ioctl.protects == 0 && (self.ctx.release.major, self.ctx.release.minor) < (5, 18);
+        let case = Case {
+            rule: RuleId::K05,
+            verdict: Verdict::Lost,
+            vm: ioctl.vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::NoFlush,
+            known: is_known.then_some(ENABLE_WITHOUT_FLUSH),
+        };
+        let records = [
+            (ioctl.ordinal, "begins to turn logging on"),
+            (closing, "closes the page"),
+            (at.ordinal, "returns without a flush"),
+        ];
+        self.report(case, &records, || {
+            format!(
+                "gfn {gfn} was closed for dirty logging, and the ioctl returned without a TLB flush"
+            )
+        });
+    }
+
+    /// K11: logging goes off, or the slot goes away, with bits that no harvest took.
+    pub(super) fn judge_log_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) {
+        let found = &self.vms[vm].slots[slot];
+        let is_ring = self.vms[vm].ring_bytes != 0;
+        if found.marked == 0 || is_ring || !self.ctx.rules.is_on(RuleId::K11) {
+            return;
+        }
+        let newest = self.ctx.spool.newest();
+        let marked = found.pages.iter().filter(|(_, page)| page.report == Report::Marked);
+        let marked: Vec<_> = marked
+            .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
+            .filter(|&(_, mark)| !self.is_read(vm, slot, mark))
+            .collect();
+        let oldest = marked.iter().map(|&(_, mark)| mark).min().unwrap_or(newest);
+        if oldest < self.ctx.known_since {
+            self.ledger.unknown(UnknownCause::Dropped, marked.len() as u64);
+            return;
+        }
+        if self.ctx.is_final {
+            for (gfn, mark) in marked {
+                self.report_log_dropped(at, vm, slot, Some(gfn), mark, 1);
+            }
+        } else if let Some(&(_, mark)) = marked.first() {
+            self.report_log_dropped(at, vm, slot, None, mark, marked.len() as u64);
+        }
+    }
+
+    /// Manual protect: a GET that began after the mark has read it, whether or not a CLEAR followed.
+    pub(super) fn is_read(&self, vm: usize, slot: usize, mark: Ordinal) -> bool {
+        let slot = &self.vms[vm].slots[slot];
+        let (true, Some(get)) = (self.vms[vm].is_manual(), slot.last_get) else { return false };
+        self.ctx.spool.event(mark).is_none_or(|event| event.span.hi < get.lo)
+    }
+
+    fn report_log_dropped(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        gfn: Option<Gfn>,
+        mark: Ordinal,
+        pages: u64,
+    ) {
+        let verdict = if gfn.is_some() { Verdict::Lost } else { Verdict::Exposed };
+        let case = Case {
+            rule: RuleId::K11,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn,
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let id = self.vms[vm].slots[slot].id;
+        let records = [(mark, "marks the page"), (at.ordinal, "drops the bitmap")];
+        self.report(case, &records, || match gfn {
+            Some(gfn) => {
+                format!("gfn {gfn} was marked and never harvested when logging of slot {id} ended")
+            }
+            None => {
+                format!("logging of slot {id} ended with {pages} pages marked and never harvested")
+            }
+        });
+        self.ledger.judge(verdict, at.event.span.hi, pages - 1);
+    }
+
+    /// K14: CLEAR takes bits that no GET has read.
+    pub(super) fn judge_unread(&mut self, at: At<'_>, word: &WordSeen, ioctl: &OpenIoctl) {
+        let vm = ioctl.vm;
+        let slot = &self.vms[vm].slots[word.slot];
+        let is_judged = ioctl.op.op == IoctlOp::ClearDirtyLog
+            && self.ctx.rules.is_on(RuleId::K14)
+            && (slot.last_get.is_some() || slot.is_enabled_here);
+        if !is_judged {
+            return;
+        }
+        let returned = slot.last_get.map_or(0, |get| get.hi.0);
+        let newest = self.ctx.spool.newest();
+        for bit in bits(word.mask) {
+            let gfn = Gfn(word.first.0.wrapping_add(bit));
+            let page = self.vms[vm].slots[word.slot].pages.get(gfn);
+            let mark = page.mark.ordinal(newest);
+            if page.report != Report::Marked || page.has(page_flag::INITIALLY_SET) {
+                continue;
+            }
+            let Some(event) = self.ctx.spool.event(mark) else { continue };
+            if event.span.lo.0 <= returned.saturating_add(self.ctx.epsilon_ns) {
+                continue;
+            }
+            if self.ctx.has_gap_since(event.span.lo) || mark < self.ctx.known_since {
+                self.ledger.unknown(UnknownCause::Dropped, 1);
+                continue;
+            }
+            self.report_unread(at, vm, word.slot, gfn, mark);
+        }
+    }
+
+    fn report_unread(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {
+        let verdict = if self.ctx.is_final { Verdict::Lost } else { Verdict::Exposed };
+        let case = Case {
+            rule: RuleId::K14,
+            verdict,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [(mark, "marks the page after the last GET"), (at.ordinal, "clears the bit")];
+        self.report(case, &records, || {
+            format!("CLEAR took the bit of gfn {gfn}, which was set only after the last GET had returned")
+        });
+    }
+}

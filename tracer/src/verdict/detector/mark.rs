@@ -1,0 +1,287 @@
+//! Dirty marks: what they report, and whether they recorded anything (K07).
+
+use crate::event::{EventKind, Gfn, IoctlOp, MarkWord, Nanos, Operation, Span};
+use crate::verdict::ledger::Proof;
+use crate::verdict::page::{Page, Protection, Report};
+use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
+
+use super::case::Case;
+use super::slot::Slot;
+use super::thread::PendingMark;
+use super::{At, Detector, Release};
+
+/// 6.1 drops marks of threads that run no vCPU (`mark_page_dirty_in_slot`, virt/kvm/kvm_main.c).
+const MARK_WITHOUT_VCPU: &str = "6.1 drops marks without a running vCPU";
+
+impl Detector {
+    pub(super) fn on_mark(&mut self, at: At<'_>) {
+        let EventKind::Mark { gfn, slot, word, spte, in_fast, .. } = at.event.kind else { return };
+        let vm = self.vm(at.event.vm);
+        let slot_index = self.slot_by_ref(vm, at, slot, gfn);
+        let place = self.threads.place(at.event.tid);
+        let mark = PendingMark {
+            slot: slot_index,
+            gfn,
+            ordinal: at.ordinal,
+            span: at.event.span,
+            spte,
+            word,
+            is_logged: slot.logging,
+            in_fast,
+            is_claimed: false,
+            drained: None,
+        };
+        let thread = self.threads.get_mut(place);
+        thread.marks.push(mark);
+        let claim = thread.is_awaited(&mark);
+        if claim {
+            // 5.10's TDP MMU stores first: both lie in one hold of the lock.
+            self.claim_awaited(at, vm, mark);
+        }
+        if !slot.logging {
+            if self.vms[vm].slots[slot_index].is_logging {
+                self.benign(LookAlike::OldSlotMark);
+            }
+            return;
+        }
+        if let MarkWord::Ring(index) = word {
+            self.push_ring(at, vm, slot_index, gfn, index);
+        }
+        if !self.is_mark_dropped(at, vm, slot_index) {
+            self.note_mark(at, vm, slot_index, gfn);
+            self.note_pml(at, vm, slot_index, gfn);
+        }
+    }
+
+    /// The page is reported, unless a harvest that ran at the same time took the mark at once.
+    pub(super) fn note_mark(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+        let is_racing =
+            at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
+        let report = if is_racing { self.report_after_race(at, vm, slot, gfn) } else { None };
+        let has_room = self.with_page(vm, slot, gfn, |page, marked| match report {
+            None => Slot::mark(page, marked, at.ordinal),
+            Some(_) if page.report == Report::Marked => {}
+            Some(report) => page.report = report,
+        });
+        if !has_room {
+            self.ledger.unknown(UnknownCause::Limit, 1);
+        }
+        if report == Some(Report::Clean) {
+            self.benign(LookAlike::MarkTakenAtOnce);
+        }
+    }
+
+    /// `None`: the mark certainly follows the harvest word that took the page last.
+    fn report_after_race(&self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) -> Option<Report> {
+        let slot = &self.vms[vm].slots[slot];
+        let taken = slot.pages.get(gfn).taken.ordinal(self.ctx.spool.newest());
+        // A word that has left the spool is long past.
+        let word = self.ctx.spool.event(taken)?;
+        let xchg_hi = match word.kind {
+            EventKind::UserWord { .. } => word.span.hi,
+            _ => word.span.lo,
+        };
+        let epsilon = self.ctx.epsilon_ns;
+        if xchg_hi.0.saturating_add(epsilon) < at.event.span.lo.0 {
+            return None;
+        }
+        let word = match at.event.kind {
+            EventKind::Mark { word: MarkWord::Bitmap(word), .. } => slot.bit(gfn, word),
+            _ => None,
+        };
+        match word {
+            // The bit outlived the xchg.
+            Some(true) if xchg_hi.0.saturating_add(epsilon) < at.event.span.hi.0 => None,
+            // The xchg came between `set_bit` and the re-read.
+            Some(false) => Some(Report::Clean),
+            Some(true) | None => Some(Report::Maybe),
+        }
+    }
+
+    /// Under PML a mark may say that the CPU set D: since the exit before the last if it is a drained one, not at all
+    /// if the host made it. Which one it is shows when the bracket ends.
+    fn note_pml(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        if !self.ctx.masks.pml || page.protection != Protection::Closed {
+            return;
+        }
+        let place = self.threads.place(at.event.tid);
+        let thread = self.threads.get_mut(place);
+        let newest = self.ctx.spool.newest();
+        let closed = self.ctx.spool.event(page.changed.ordinal(newest)).map(|event| event.span.hi);
+        let is_later = closed
+            .is_none_or(|closed| closed.0.saturating_add(self.ctx.epsilon_ns) < thread.last_exit.0);
+        let drained = if is_later { Protection::Open } else { Protection::Unknown };
+        thread.note_drained(at.ordinal, drained);
+        self.with_page(vm, slot, gfn, |page, _| page.change(Protection::Unknown, at.ordinal));
+    }
+
+    /// The bracket of marks has ended: unclaimed ones were drained from the PML buffer.
+    pub(super) fn settle_drained(&mut self, vm: usize, place: usize) {
+        if !self.ctx.masks.pml {
+            return;
+        }
+        let marks = self.threads.get_mut(place).marks;
+        for mark in marks.iter().filter(|mark| !mark.is_claimed) {
+            if let Some(drained) = mark.drained {
+                self.settle_pml(vm, mark, drained);
+            }
+        }
+    }
+
+    /// Sets the state that a mark had left open, unless it changed since.
+    pub(super) fn settle_pml(&mut self, vm: usize, mark: &PendingMark, state: Protection) {
+        let (newest, ordinal) = (self.ctx.spool.newest(), mark.ordinal);
+        self.with_page(vm, mark.slot, mark.gfn, |page, _| {
+            if page.changed.ordinal(newest) == ordinal {
+                page.change(state, ordinal);
+            }
+        });
+    }
+
+    /// K07: the mark recorded nothing.
+    fn is_mark_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) -> bool {
+        let EventKind::Mark { gfn, word, has_vcpu, .. } = at.event.kind else { return false };
+        let bit = match word {
+            MarkWord::Ring(_) => return false,
+            MarkWord::Bitmap(word) => self.vms[vm].slots[slot].bit(gfn, word),
+            MarkWord::Unread => None,
+        };
+        let is_ring = self.vms[vm].ring_bytes != 0;
+        match bit {
+            Some(true) => {
+                if !has_vcpu {
+                    self.benign(LookAlike::MarkWithoutVcpu);
+                }
+                return false;
+            }
+            Some(false) if self.may_be_harvested(vm, slot, at.event.span) => return false,
+            None if is_ring => {
+                let place = self.threads.place(at.event.tid);
+                if self.threads.get_mut(place).has_pushed(slot, gfn, at.event.span.lo) {
+                    return false;
+                }
+            }
+            Some(false) => {}
+            None => {
+                if !has_vcpu && (self.ctx.release == Release { major: 6, minor: 1 }) {
+                    let cause = UnknownCause::NotObserved(Operation::Mark);
+                    self.ledger.unknown(cause, 1);
+                }
+                return false;
+            }
+        }
+        if !self.ctx.rules.is_on(RuleId::K07) {
+            return false;
+        }
+        self.report_dropped_mark(at, vm, slot, gfn, has_vcpu);
+        true
+    }
+
+    fn report_dropped_mark(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        has_vcpu: bool,
+    ) {
+        let is_known = !has_vcpu
+            && self.vms[vm].ring_bytes == 0
+            && self.ctx.release == Release { major: 6, minor: 1 };
+        let case = Case {
+            rule: RuleId::K07,
+            verdict: Verdict::Lost,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: is_known.then_some(MARK_WITHOUT_VCPU),
+        };
+        let records = [(at.ordinal, "marks the page; nothing is recorded")];
+        self.report(case, &records, || {
+            let vcpu = if has_vcpu { "" } else { ", no vCPU ran on the thread" };
+            format!("the mark of gfn {gfn} recorded nothing{vcpu}")
+        });
+    }
+
+    /// A harvest may have taken a bit of the slot within `span`.
+    pub(super) fn may_be_harvested(&self, vm: usize, slot: usize, span: Span) -> bool {
+        self.harvests_in(vm, slot, span) != 0 || self.ctx.has_gap_in(span)
+    }
+
+    /// Harvests of the slot that can have run inside `span`.
+    pub(super) fn harvests_in(&self, vm: usize, slot: usize, span: Span) -> u32 {
+        let epsilon = self.ctx.epsilon_ns;
+        let done = self.vms[vm].slots[slot].recent.iter();
+        let done = done.filter(|harvest| {
+            !harvest.is_before(span, epsilon) && !span.is_before(**harvest, epsilon)
+        });
+        let done = done.count() as u32;
+        if self.vms[vm].open_harvests == 0 {
+            return done;
+        }
+        let open = self.threads.iter().filter_map(|thread| thread.ioctl.as_ref()).filter(|ioctl| {
+            ioctl.vm == vm
+                && matches!(
+                    ioctl.op.op,
+                    IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings
+                )
+                && (ioctl.slot.is_none() || ioctl.slot == Some(slot))
+                && ioctl.begin.is_none_or(|begin| begin.0 <= span.hi.0.saturating_add(epsilon))
+        });
+        done + open.count() as u32
+    }
+
+    /// K07 from the other side: pages marked before the harvest began, none of whose words took them.
+    pub(super) fn judge_overdue(&mut self, at: At<'_>, vm: usize, slot: usize, begin: Nanos) {
+        let found = &self.vms[vm].slots[slot];
+        if found.overdue == 0 || !self.ctx.rules.is_on(RuleId::K07) {
+            return;
+        }
+        let newest = self.ctx.spool.newest();
+        let is_overdue = |page: &Page| {
+            let mark = page.mark.ordinal(newest);
+            page.report == Report::Marked
+                && self.ctx.known_since <= mark
+                && mark < found.harvest_begun
+                && self.ctx.spool.event(mark).is_some_and(|event| {
+                    event.span.hi.0.saturating_add(self.ctx.epsilon_ns) < begin.0
+                })
+        };
+        let overdue: Vec<_> = found
+            .pages
+            .iter()
+            .filter(|(_, page)| is_overdue(page))
+            .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
+            .collect();
+        let begun = found.harvest_begun;
+        for (gfn, mark) in overdue {
+            let case = Case {
+                rule: RuleId::K07,
+                verdict: Verdict::Lost,
+                vm,
+                slot: Some(slot),
+                gfn: Some(gfn),
+                at: at.event.span.hi,
+                proof: Proof::Absence,
+                known: None,
+            };
+            let records = [
+                (mark, "marks the page"),
+                (begun, "begins to harvest the slot"),
+                (at.ordinal, "returns without the page"),
+            ];
+            self.report(case, &records, || {
+                format!(
+                    "gfn {gfn} was marked before the harvest, and the harvest did not find the bit"
+                )
+            });
+            self.with_page(vm, slot, gfn, |page, marked| {
+                page.report = Report::Clean;
+                *marked -= 1;
+            });
+        }
+    }
+}
