@@ -33,8 +33,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A VM came into view. `[tgid, manual_dirty_log_protect | dirty_ring_bytes << 32, slots generation, flush counter]`.
-    /// Flag [`flag::VM_CREATED`]: seen from its creation on.
+    /// A VM came into view. `[tgid, manual_dirty_log_protect | dirty_ring_bytes << 32, slots generation, flush
+    /// counter]`. Flag [`flag::VM_CREATED`]: seen from its creation on.
     VmSeen = 1 => "vm-seen",
     /// A VM was destroyed. No args.
     VmGone = 2 => "vm-gone",
@@ -79,10 +79,9 @@ kinds! {
     /// A page fault was handled. `[fault address (gpa; gva on shadow paging), error code, return value, vcpu id]`;
     /// span = the handler.
     Fault = 35 => "fault",
-    /// A harvest took a bitmap word (or a batch of ring entries) and protected its pages.
-    /// `[first gfn, mask taken, gfns seen to lose W (or D), slotref]`; span = `kvm_arch_mmu_enable_log_dirty_pt_masked`,
-    /// so the xchg lies before its begin. Mask 0: nothing was harvested, a whole-slot helper ([`Kind::SlotProtect`])
-    /// protected these pages.
+    /// A harvest took a bitmap word (or a batch of ring entries) and protected its pages. `[first gfn, mask taken, gfns
+    /// seen to lose W (or D), slotref]`; span = `kvm_arch_mmu_enable_log_dirty_pt_masked`, so the xchg lies before its
+    /// begin. Mask 0: nothing was harvested, a whole-slot helper ([`Kind::SlotProtect`]) protected these pages.
     HarvestWord = 36 => "harvest-word",
     /// A bitmap word as the harvest handed it to user space, read at the ioctl's return (tracepoint plan).
     /// `[first gfn, mask, gfns whose SPTE was read back without W, gfns whose SPTE was read back with W]`; the slot is
@@ -151,7 +150,8 @@ pub enum IoctlOp {
     ResetDirtyRings = 3,
     /// KVM_SET_USER_MEMORY_REGION or its second form.
     SetMemory = 4,
-    /// KVM_ENABLE_CAP of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 or a dirty ring; `args[1]` capability, `args[2]` its args[0].
+    /// KVM_ENABLE_CAP of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 or a dirty ring; `args[1]` capability, `args[2]` its
+    /// args[0].
     EnableCap = 5,
 }
 

@@ -1,8 +1,8 @@
 //! The bitmap a harvest handed to user space, read at the ioctl's return (tracepoint plan).
 //!
 //! Uses `bpf_loop`, so the programs that call it are loaded on 5.17 and later only. The walk lives in the thread's
-//! entry, a map value, and the callbacks get a pointer to it: what a verifier knows about counters on the stack keeps it
-//! going through iterations that differ in nothing else.
+//! entry, a map value, and the callbacks get a pointer to it: what a verifier knows about counters on the stack keeps
+//! it going through iterations that differ in nothing else.
 
 use core::ffi::c_void;
 use core::ptr;

@@ -1,8 +1,8 @@
 //! How fast records are written to and read from a recording, and how many bytes they take.
 //!
-//! `cargo bench --bench recording [FILE...]`: the synthetic load of `load`, then every recording named. Everything happens
-//! in memory and on one thread, whose CPU time counts, so that other work on the machine disturbs little; the copy rate
-//! of the same run tells what the machine can do.
+//! `cargo bench --bench recording [FILE...]`: the synthetic load of `load`, then every recording named. Everything
+//! happens in memory and on one thread, whose CPU time counts, so that other work on the machine disturbs little; the
+//! copy rate of the same run tells what the machine can do.
 
 mod load;
 

@@ -1,5 +1,5 @@
-//! Imports of real recordings: the same stretch of a demo guest in ring mode, as trace.dat 6, as trace.dat 7, and as the
-//! text of `trace-cmd report -t`.
+//! Imports of real recordings: the same stretch of a demo guest in ring mode, as trace.dat 6, as trace.dat 7, and as
+//! the text of `trace-cmd report -t`.
 
 use std::collections::BTreeMap;
 use std::fs;

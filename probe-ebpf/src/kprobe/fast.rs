@@ -49,7 +49,8 @@ pub fn fast_fault_walked(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// `fast_page_fault(vcpu, fault, sptep, old_spte, ret)`; before 5.16 `(vcpu, address, error_code, sptep, old_spte, ret)`.
+/// `fast_page_fault(vcpu, fault, sptep, old_spte, ret)`; before 5.16 `(vcpu, address, error_code, sptep, old_spte,
+/// ret)`.
 #[raw_tracepoint(tracepoint = "fast_page_fault")]
 pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
     let [vcpu] = tracepoint_arguments(&ctx);

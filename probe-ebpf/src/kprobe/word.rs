@@ -65,8 +65,8 @@ pub fn emit_word(kvm: u64, word: &mut Word) {
     );
 }
 
-/// Notes that `gfn`'s SPTE went from `old` to `new` inside the word in hand; true if that was a protection of one of its
-/// pages, which the word's record will tell.
+/// Notes that `gfn`'s SPTE went from `old` to `new` inside the word in hand; true if that was a protection of one of
+/// its pages, which the word's record will tell.
 #[inline(always)]
 pub fn fold(word: &mut Word, gfn: u64, old: u64, new: u64) -> bool {
     if word.begin_ns == 0 || gfn < word.first || gfn - word.first >= 64 {

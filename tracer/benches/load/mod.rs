@@ -1,7 +1,7 @@
 //! A synthetic load: the records a kernel with fast faults, host writes and bitmap harvests would give.
 //!
-//! Not a simulator: nothing in it obeys KVM's rules beyond the shape, the times and the values of the records. It exists
-//! so that recording and reading can be measured without a guest, and so that tests have plausible records.
+//! Not a simulator: nothing in it obeys KVM's rules beyond the shape, the times and the values of the records. It
+//! exists so that recording and reading can be measured without a guest, and so that tests have plausible records.
 
 use kvmdirty_trace::event::{Batch, Class, Gap, GapCause, Kind, Nanos, RawEvent};
 

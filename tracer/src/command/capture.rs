@@ -6,8 +6,8 @@
 //!          bounded channel   publish at a beat <-requests-
 //! ```
 //!
-//! If analysis lags, the channel fills, the reader stops draining, the kernel's ring fills, and the probe counts what it
-//! could not reserve: records are dropped in exactly one place, and counted there.
+//! If analysis lags, the channel fills, the reader stops draining, the kernel's ring fills, and the probe counts what
+//! it could not reserve: records are dropped in exactly one place, and counted there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -146,7 +146,8 @@ pub enum Watched {
     Process(u32),
 }
 
-/// Waits until the trace is to end: a signal, the duration, the VMM's exit, the source's end. Prints one line per second.
+/// Waits until the trace is to end: a signal, the duration, the VMM's exit, the source's end. Prints one line per
+/// second.
 ///
 /// # Errors
 /// Signals cannot be taken, or the lines not be written.

@@ -41,7 +41,8 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// What happened. One variant per [`Kind`] of the wire, same names, same meaning; units and sources are documented there.
+/// What happened. One variant per [`Kind`] of the wire, same names, same meaning; units and sources are documented
+/// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "every variant and field is documented at `kvmdirty_common::Kind`")]
 pub enum EventKind {

@@ -43,8 +43,8 @@ pub fn uncertainty() -> u64 {
     worst.max(FLOOR_NS)
 }
 
-/// `bpf_ktime_get_ns` uses the kernel's NMI-safe reader, which may step back by some nanoseconds while the timekeeper is
-/// updated (kernel/time/timekeeping.c, `__ktime_get_fast_ns`).
+/// `bpf_ktime_get_ns` uses the kernel's NMI-safe reader, which may step back by some nanoseconds while the timekeeper
+/// is updated (kernel/time/timekeeping.c, `__ktime_get_fast_ns`).
 const FLOOR_NS: u64 = 100;
 
 const MEASURE_NS: u64 = 3_000_000;

@@ -1,7 +1,7 @@
 //! What existed before the attach: the VMs of the target and their memslots, announced as records.
 //!
-//! Hooks are attached first, then the inventory is taken: a slot that changes meanwhile is announced twice, first or last
-//! by its own commit. A slot tree that changed while it was read is read again.
+//! Hooks are attached first, then the inventory is taken: a slot that changes meanwhile is announced twice, first or
+//! last by its own commit. A slot tree that changed while it was read is read again.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 

@@ -1,6 +1,7 @@
 //! Every program of the probe with its place in the kernel.
 //!
-//! A function that a compiler inlined has no place; then the ways of [`super::ways`] that need it fall back or fall away.
+//! A function that a compiler inlined has no place; then the ways of [`super::ways`] that need it fall back or fall
+//! away.
 
 use kvmdirty_common::Hook;
 

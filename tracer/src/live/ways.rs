@@ -49,8 +49,8 @@ const fn way(operation: Op, evidence: Evidence, programs: &'static [&'static str
     Way { operation, evidence, programs, note: "", condition: None }
 }
 
-/// Programs attached wherever they can be, for no operation of their own: they keep the probe's tables in order, see VMs
-/// come and go, and cover what only some machines use.
+/// Programs attached wherever they can be, for no operation of their own: they keep the probe's tables in order, see
+/// VMs come and go, and cover what only some machines use.
 pub const TRACEPOINT_EXTRAS: &[&str] = &["thread_exit"];
 
 /// As [`TRACEPOINT_EXTRAS`].

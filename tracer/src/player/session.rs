@@ -26,8 +26,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Windows one can step to; more are thinned.
 const WINDOWS_MAX: usize = 1 << 20;
 
-/// Starts a player in a thread of its own. It ends when the feed is dropped, with what the whole recording says: `None` if
-/// it was not read to its end.
+/// Starts a player in a thread of its own. It ends when the feed is dropped, with what the whole recording says: `None`
+/// if it was not read to its end.
 #[must_use]
 pub fn play<T: Tape>(
     tape: T,

@@ -1,8 +1,8 @@
 //! Carrying over: what a recording that begins in the middle of a trace must be told of the time before.
 //!
-//! VMs, slots and vCPU threads are announced once; a later file of a rotation, or the memory of a flight recorder, would
-//! not know them. So such a file begins with copies of those records. They travel on a lane of their own, so that they
-//! disturb no sequence, and bear the time at which the file begins, so that it claims no earlier span.
+//! VMs, slots and vCPU threads are announced once; a later file of a rotation, or the memory of a flight recorder,
+//! would not know them. So such a file begins with copies of those records. They travel on a lane of their own, so that
+//! they disturb no sequence, and bear the time at which the file begins, so that it claims no earlier span.
 
 use std::collections::BTreeMap;
 

@@ -6,8 +6,8 @@
 //! 2 codes planes(1) planes(2) ...      one code per value: 0 = value 0, 1..=4 = width 1, 2, 4, 8
 //! ```
 //!
-//! A plane holds the n-th byte of every value of one width, so that the noise of low bytes and the zeros of high bytes do
-//! not spoil each other's statistics. The number of values is known to both sides.
+//! A plane holds the n-th byte of every value of one width, so that the noise of low bytes and the zeros of high bytes
+//! do not spoil each other's statistics. The number of values is known to both sides.
 
 /// Bytes of a value by its code.
 const WIDTH: [usize; 5] = [0, 1, 2, 4, 8];
@@ -57,8 +57,8 @@ impl Plain {
             self.bytes.push(0);
             return;
         }
-        // A code that half of the values share is given to the shorter ones as well: a zero in the next plane costs less
-        // than a second code.
+        // A code that half of the values share is given to the shorter ones as well: a zero in the next plane costs
+        // less than a second code.
         let floor = (1..5).rev().find(|&code| values.len() <= counts[code] * 2).unwrap_or(0);
         let top = (0..5).rev().find(|&code| counts[code] != 0).unwrap_or(0);
         if top == floor {

@@ -1,7 +1,7 @@
 //! Decoding: a frame's payload back to its records; the inverse of [`super::encode`].
 //!
-//! Nothing in the payload is trusted: every index, length and number is checked, and memory is bounded by the limits the
-//! frame's header was checked against.
+//! Nothing in the payload is trusted: every index, length and number is checked, and memory is bounded by the limits
+//! the frame's header was checked against.
 
 use super::column::{Cursor, Malformed, unzigzag};
 use super::encode::{ANY, COLUMNS, GAP_BYTES};

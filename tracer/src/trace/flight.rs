@@ -37,8 +37,8 @@ impl FlightLimits {
 
 /// Keeps the end of a trace in bounded memory.
 ///
-/// Every [`Self::keep`] writes a file and forgets what it wrote: files join without a gap, and a hazard that comes again
-/// and again does not write the same records again and again.
+/// Every [`Self::keep`] writes a file and forgets what it wrote: files join without a gap, and a hazard that comes
+/// again and again does not write the same records again and again.
 pub struct Flight {
     path: PathBuf,
     header: Header,

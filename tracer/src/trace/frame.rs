@@ -7,10 +7,10 @@
 //!         lanes   payload CRC  lane CRC    header CRC  lane table      payload
 //! ```
 //!
-//! All numbers are little-endian. The header CRC covers bytes 0..84, so that a reader looking for the next frame can tell
-//! one by its first 88 bytes; the other two cover the lane table and the payload.
-//! `before` and `ts before` say how many records all earlier frames hold and the youngest time among them: a reader
-//! that had to skip frames knows exactly how many records it misses, and between which times.
+//! All numbers are little-endian. The header CRC covers bytes 0..84, so that a reader looking for the next frame can
+//! tell one by its first 88 bytes; the other two cover the lane table and the payload. `before` and `ts before` say how
+//! many records all earlier frames hold and the youngest time among them: a reader that had to skip frames knows
+//! exactly how many records it misses, and between which times.
 
 use super::limits::{FRAME_BYTES_MAX, FRAME_GAPS_MAX, FRAME_LANES_MAX, FRAME_RECORDS_MAX};
 use crate::event::{Class, CpuId, Lane, Nanos};

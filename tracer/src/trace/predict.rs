@@ -199,8 +199,8 @@ struct Table {
 /// Lanes told apart by the context; lane `n` shares the state of lane `n % LANES`.
 pub(super) const LANES: usize = 256;
 
-/// Largest number of slots of each table, as a power of two. A small frame has smaller ones: the smallest power of two that
-/// is not less than its number of records.
+/// Largest number of slots of each table, as a power of two. A small frame has smaller ones: the smallest power of two
+/// that is not less than its number of records.
 const SPTES_BITS: u32 = 15;
 const TABLES_BITS: u32 = 11;
 const WORDS_BITS: u32 = 14;

@@ -32,16 +32,16 @@ pub trait Medium: Write + Send {
 pub struct WriteLimits {
     /// Records that fill a frame.
     pub frame_records: usize,
-    /// Trace time after which a frame is written even if it is not full, in nanoseconds. What is not written yet is lost
-    /// with the process.
+    /// Trace time after which a frame is written even if it is not full, in nanoseconds. What is not written yet is
+    /// lost with the process.
     pub flush_after_ns: u64,
     /// zstd level.
     pub level: i32,
 }
 
 impl WriteLimits {
-    /// Full frames under load, one frame per second without. Half the largest frame takes 2 % more bytes and reads faster,
-    /// because its columns fit into a CPU's cache; a higher zstd level gains less than 1 % and writes slower.
+    /// Full frames under load, one frame per second without. Half the largest frame takes 2 % more bytes and reads
+    /// faster, because its columns fit into a CPU's cache; a higher zstd level gains less than 1 % and writes slower.
     pub const STANDARD: Self =
         Self { frame_records: FRAME_RECORDS_MAX / 2, flush_after_ns: 1_000_000_000, level: 1 };
 }

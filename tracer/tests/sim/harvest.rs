@@ -74,8 +74,8 @@ impl Machine {
         protected
     }
 
-    /// One pass of GET or CLEAR over the bitmap under mmu_lock, and its flush. `asked` is what may be taken, by word; the
-    /// result is what was taken, by word.
+    /// One pass of GET or CLEAR over the bitmap under mmu_lock, and its flush. `asked` is what may be taken, by word;
+    /// the result is what was taken, by word.
     pub async fn take_words(&self, t: &Thread, slot: usize, asked: &[(usize, u64)]) -> Vec<u64> {
         let is_locked = !self.is_broken_by(Fault::HarvestUnlocked);
         if is_locked {
@@ -403,7 +403,8 @@ struct Batch {
 }
 
 impl Batch {
-    /// Takes one more entry in, as `kvm_dirty_ring_reset` does: up to 63 pages ahead, or behind if nothing is shifted out.
+    /// Takes one more entry in, as `kvm_dirty_ring_reset` does: up to 63 pages ahead, or behind if nothing is shifted
+    /// out.
     fn takes(&mut self, slot: u16, offset: u64) -> bool {
         if slot != self.slot {
             return false;

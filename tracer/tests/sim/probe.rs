@@ -32,8 +32,8 @@ impl Probe {
     fn sees(&self, kind: Kind) -> bool {
         match self.plan {
             // Waits for locks are seen at the contention tracepoints, user words at the ioctl's return: the kprobe plan
-            // has better for both. `spte-set` is the tracepoint plan's view of the shadow MMU, and a ring push is folded
-            // into its mark.
+            // has better for both. `spte-set` is the tracepoint plan's view of the shadow MMU, and a ring push is
+            // folded into its mark.
             ProbePlan::Kprobe => !matches!(kind, Kind::UserWord | Kind::SpteSet | Kind::RingPush),
             ProbePlan::Tracepoint => match kind {
                 Kind::VmSeen

@@ -6,6 +6,10 @@ use super::{Finding, source::Source};
 const FILE_LINES_MAX: usize = 400;
 /// Lines a function may have, signature and braces included.
 const FUNCTION_LINES_MAX: usize = 60;
+/// Lines of a function that is one table: a list of names with nothing to follow in between.
+const TABLE_LINES_MAX: usize = 66;
+/// Such tables.
+const TABLES: [&str; 2] = ["tracer/src/live/offsets.rs", "tracer/src/tui/describe.rs"];
 /// Columns of a line; of code, rustfmt keeps fewer (rustfmt.toml).
 pub const COLUMNS_MAX: usize = 120;
 
@@ -17,19 +21,35 @@ pub fn opens_with_documentation(source: &Source) -> Vec<Finding> {
     }
 }
 
+/// Files that are over budget and wait to be split; they may not grow past these lines.
+const TO_BE_SPLIT: [(&str, usize); 6] = [
+    ("tracer/src/trace/reader.rs", 410),
+    ("tracer/src/tui/sample.rs", 430),
+    ("tracer/src/verdict/detector/fast.rs", 440),
+    ("tracer/src/verdict/detector/fault.rs", 420),
+    ("tracer/src/verdict/detector/harvest.rs", 530),
+    ("tracer/src/verdict/detector/mod.rs", 410),
+];
+
 /// A file that has grown past its budget holds more than one thought.
 pub fn file_is_short(source: &Source) -> Vec<Finding> {
     let length = source.tests_start;
-    if length <= FILE_LINES_MAX {
+    let path = source.path.to_string_lossy();
+    let waiting = TO_BE_SPLIT.iter().find(|(file, _)| path.ends_with(file));
+    let allowed = waiting.map_or(FILE_LINES_MAX, |&(_, lines)| lines);
+    if length <= allowed {
         return Vec::new();
     }
-    let what = format!("{length} lines before the tests, {FILE_LINES_MAX} are allowed");
-    vec![source.finding(FILE_LINES_MAX, what)]
+    let what = format!("{length} lines before the tests, {allowed} are allowed");
+    vec![source.finding(allowed, what)]
 }
 
 /// Relies on rustfmt: a function ends at the first brace that stands as deep as its signature.
 pub fn functions_are_short(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let path = source.path.to_string_lossy();
+    let is_table = TABLES.iter().any(|table| path.ends_with(table));
+    let allowed = if is_table { TABLE_LINES_MAX } else { FUNCTION_LINES_MAX };
     for (at, line) in source.product() {
         let body = line.trim_start();
         if !is_function(body) {
@@ -42,8 +62,8 @@ pub fn functions_are_short(source: &Source) -> Vec<Finding> {
             .map(|line| source.code[line].trim_end())
             .find(|line| line.ends_with(['{', ';', '}']))
             .is_some_and(|line| line.ends_with('{'));
-        if has_body && FUNCTION_LINES_MAX < length {
-            let what = format!("a function of {length} lines, {FUNCTION_LINES_MAX} are allowed");
+        if has_body && allowed < length {
+            let what = format!("a function of {length} lines, {allowed} are allowed");
             findings.push(source.finding(at, what));
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Every table begins with the columns `host` and `kernel`, so that the files of a fleet can be queried as one. Rows
 //! are sorted by their first time column within a row group (events: over the whole file), and every column has
-//! statistics per row group and page, so a scan over a range of time or pages reads only what it needs. Times and page numbers are
-//! delta-packed; no column uses BYTE_STREAM_SPLIT, which not every reader knows for integers.
+//! statistics per row group and page, so a scan over a range of time or pages reads only what it needs. Times and page
+//! numbers are delta-packed; no column uses BYTE_STREAM_SPLIT, which not every reader knows for integers.
 
 mod buffer;
 mod layout;

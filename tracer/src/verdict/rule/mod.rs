@@ -1,4 +1,5 @@
-//! The rules, one file each; `explain K05` prints the page a file opens with, and `docs/rules.md` is made of all of them.
+//! The rules, one file each; `explain K05` prints the page a file opens with, and `docs/rules.md` is made of all of
+//! them.
 
 pub mod k01_unreported_writable;
 pub mod k02_mark_before_writable;
