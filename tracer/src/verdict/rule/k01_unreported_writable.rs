@@ -4,10 +4,9 @@
 //!
 //! A write through the SPTE is then neither logged nor caught.
 //!
-//! Kernel: every path that sets W marks: `make_spte()` and `fast_pf_fix_direct_spte()`
-//! (arch/x86/kvm/mmu/spte.c, mmu.c; 5.10: `set_spte()`, `handle_changed_spte_dirty_log()`). Broken by the large
-//! SPTEs of
-//! 6b73a9606 (fixed by c126d94f2c90) and by shadow paths that forgot the mark.
+//! Kernel: every path that sets W marks: `make_spte()` and `fast_pf_fix_direct_spte()` (arch/x86/kvm/mmu/spte.c,
+//! mmu.c; 5.10: `set_spte()`, `handle_changed_spte_dirty_log()`). Broken by the large SPTEs of 6b73a9606 (fixed by
+//! c126d94f2c90) and by shadow paths that forgot the mark.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)
@@ -18,12 +17,10 @@
 //! ```
 //!
 //! Evidence: the SPTE change (or the fast fault) with old and new value, all marks of the thread, and the fault's
-//! bracket; the mark may come before the store (slow paths) or after it (fast faults, 5.10's TDP MMU), so the
-//! fault is
-//! judged when it ends. `lost` where the page was known clean, `at-risk` where the bit may have been set already.
+//! bracket; the mark may come before the store (slow paths) or after it (fast faults, 5.10's TDP MMU), so the fault
+//! is judged when it ends. `lost` where the page was known clean, `at-risk` where the bit may have been set already.
 //!
-//! Look-alikes: marks whose cmpxchg then failed; faults that used the slot object logging is just replacing;
-//! children
+//! Look-alikes: marks whose cmpxchg then failed; faults that used the slot object logging is just replacing; children
 //! of a split, which inherit W and are protected before the ioctl returns; aging, which leaves W alone; access
 //! tracking.
 //!

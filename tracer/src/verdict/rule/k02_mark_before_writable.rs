@@ -6,8 +6,7 @@
 //! The two interleavings of the 2013 discussion. The harvest found nothing to protect, and nothing reports the page
 //! again.
 //!
-//! Kernel: `fast_pf_fix_direct_spte()` must set W before it marks (arch/x86/kvm/mmu/mmu.c); slow paths may mark
-//! first
+//! Kernel: `fast_pf_fix_direct_spte()` must set W before it marks (arch/x86/kvm/mmu/mmu.c); slow paths may mark first
 //! because mark, store and `rmap_add()` are inside one hold of `mmu_lock`, which a harvest takes exclusively.
 //!
 //! ```text
@@ -20,13 +19,10 @@
 //! ```
 //!
 //! Evidence: the intervals of mark, xchg, visit and store; `*sptep` read at the mark's entry (W already set: the
-//! store
-//! came first); the mask (the bit was taken, so some mark came before the xchg); the word re-read at the mark's
-//! exit; the
-//! gfns the visit saw lose W. No bound rests on the order in question: without the value at the mark's entry a
-//! fault
-//! that a harvest overlaps is `unknown`. With it, a fast fault that marked first is `at-risk` even when no harvest
-//! came near: the promised program order is missing.
+//! store came first); the mask (the bit was taken, so some mark came before the xchg); the word re-read at the mark's
+//! exit; the gfns the visit saw lose W. No bound rests on the order in question: without the value at the mark's
+//! entry a fault that a harvest overlaps is `unknown`. With it, a fast fault that marked first is `at-risk` even when
+//! no harvest came near: the promised program order is missing.
 //!
 //! Look-alikes: slow faults, which mark first under `mmu_lock`; a fast fault whose SPTE a harvest protected again
 //! before the mark read it.

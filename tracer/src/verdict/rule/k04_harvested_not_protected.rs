@@ -3,11 +3,9 @@
 //! A harvest took the bit of a page whose SPTE was writable, and nothing write-protected it before the ioctl
 //! returned.
 //!
-//! Kernel: `kvm_arch_mmu_enable_log_dirty_pt_masked()` (arch/x86/kvm/mmu/mmu.c) clears W (under PML: D) of every
-//! page
+//! Kernel: `kvm_arch_mmu_enable_log_dirty_pt_masked()` (arch/x86/kvm/mmu/mmu.c) clears W (under PML: D) of every page
 //! in the mask, under `mmu_lock`, before `kvm_get_dirty_log_protect()` returns. Broken by 3a0f64de479c's iterator
-//! that
-//! skipped a subtree after a yield, and by 45a61ebb2211's non-leaf SPTEs.
+//! that skipped a subtree after a yield, and by 45a61ebb2211's non-leaf SPTEs.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)
@@ -17,15 +15,12 @@
 //! write gfn 7                          no fault, no mark                 <- lost
 //! ```
 //!
-//! Evidence: the SPTE seen to become writable, and the harvest's folded mask of pages that lost W; on the
-//! tracepoint
+//! Evidence: the SPTE seen to become writable, and the harvest's folded mask of pages that lost W; on the tracepoint
 //! plan the SPTE as read back at the return. `at-risk` where a later mark may already report the page again.
 //!
 //! Look-alikes: pages whose bit a host write set, which no SPTE maps; pages opened and marked again before the
-//! return;
-//! GET under manual protect, which protects nothing; huge SPTEs and pages with several SPTEs, of which one folded
-//! bit
-//! does not tell enough (`unknown`).
+//! return; GET under manual protect, which protects nothing; huge SPTEs and pages with several SPTEs, of which one
+//! folded bit does not tell enough (`unknown`).
 //!
 //! Blind spots: SPTEs that were writable before we attached.
 

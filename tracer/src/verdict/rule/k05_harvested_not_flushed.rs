@@ -3,11 +3,9 @@
 //! A harvest took bits and no TLB flush both started after the last write-protect and finished before the ioctl
 //! returned.
 //!
-//! Kernel: `kvm_get_dirty_log_protect()` flushes after it has dropped `mmu_lock` and before it copies the bitmap
-//! to user
-//! space, if any word was not zero (virt/kvm/kvm_main.c). At enable, `kvm_mmu_slot_apply_flags()` flushes always
-//! since
-//! b64d740ea7dd; 5.10 only if an SPTE changed, which is a listed stock-kernel hazard.
+//! Kernel: `kvm_get_dirty_log_protect()` flushes after it has dropped `mmu_lock` and before it copies the bitmap to
+//! user space, if any word was not zero (virt/kvm/kvm_main.c). At enable, `kvm_mmu_slot_apply_flags()` flushes always
+//! since b64d740ea7dd; 5.10 only if an SPTE changed, which is a listed stock-kernel hazard.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)
@@ -18,14 +16,11 @@
 //! ```
 //!
 //! Evidence: each flush with begin and end, and the VM's flush counter at the ioctl's begin and end. A flush of
-//! another
-//! thread that happens to lie right leaves the page whole in this run and `at-risk`: nothing promises it. With the
-//! counter
-//! alone (tracepoint plan) only the absence of any flush can be shown.
+//! another thread that happens to lie right leaves the page whole in this run and `at-risk`: nothing promises it.
+//! With the counter alone (tracepoint plan) only the absence of any flush can be shown.
 //!
-//! Look-alikes: GET under manual protect; a flush through a hypervisor's range call; the TLB window, which is
-//! legal while
-//! the ioctl has not returned.
+//! Look-alikes: GET under manual protect; a flush through a hypervisor's range call; the TLB window, which is legal
+//! while the ioctl has not returned.
 //!
 //! Blind spots: what a TLB really holds is not observable; a page that lost W is taken to be cached.
 

@@ -2,9 +2,8 @@
 //!
 //! A mark recorded nothing: no running vCPU with a ring and no bitmap, or a logging slot without a bitmap.
 //!
-//! Kernel: `mark_page_dirty_in_slot()` (virt/kvm/kvm_main.c). 6.1 returns before it sets the bit when no vCPU runs
-//! on the
-//! thread, even in bitmap mode: a listed stock-kernel hazard. Later kernels drop the mark only in ring mode.
+//! Kernel: `mark_page_dirty_in_slot()` (virt/kvm/kvm_main.c). 6.1 returns before it sets the bit when no vCPU runs on
+//! the thread, even in bitmap mode: a listed stock-kernel hazard. Later kernels drop the mark only in ring mode.
 //!
 //! ```text
 //! host thread (cpu 0)                  harvester (cpu 1)
@@ -13,9 +12,8 @@
 //!                                      GET: bit 7 is clear               <- lost
 //! ```
 //!
-//! Evidence: the bitmap word re-read at the mark's exit, still without the bit although no harvest ran; in ring
-//! mode a
-//! mark without a push.
+//! Evidence: the bitmap word re-read at the mark's exit, still without the bit although no harvest ran; in ring mode
+//! a mark without a push.
 //!
 //! Look-alikes: a harvest that took the bit before the mark returned; marks on the slot object that logging is
 //! replacing.

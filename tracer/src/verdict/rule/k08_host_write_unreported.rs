@@ -12,8 +12,7 @@
 //! copy_to_user gfn 7                   no SPTE to protect, no mark       <- lost
 //! ```
 //!
-//! Evidence: the write's bracket with its marks; the guest's bytes at the mark's entry (already the new data:
-//! written
+//! Evidence: the write's bracket with its marks; the guest's bytes at the mark's entry (already the new data: written
 //! first). No SPTE protects a host write, so only the order of write and mark does.
 //!
 //! Look-alikes: writes that failed; slots that do not log; Xen's shared_info, documented as always dirty.

@@ -2,13 +2,11 @@
 //!
 //! Pages were marked, or windows closed, after the last harvest of their slot, and nothing later collects them.
 //!
-//! This judges the VMM, which must stop all writers before its last harvest; it is `exposed` unless the final
-//! harvest
+//! This judges the VMM, which must stop all writers before its last harvest; it is `exposed` unless the final harvest
 //! was declared (`--final`).
 //!
 //! Kernel: the third case of the 2013 discussion is legal because "at the final step of live migration, kvm should
-//! stop
-//! the guest and push the remaining dirty pages". cf1d88b36ba7 removed a cache that escaped it.
+//! stop the guest and push the remaining dirty pages". cf1d88b36ba7 removed a cache that escaped it.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)

@@ -4,9 +4,8 @@
 //!
 //! This judges the VMM; it is `exposed` unless the final harvest was declared.
 //!
-//! Kernel: the bitmap is freed with the flag (`kvm_commit_memory_region()`, virt/kvm/kvm_main.c). QEMU synced
-//! before it
-//! destroyed a slot only since 4cc856fabae1.
+//! Kernel: the bitmap is freed with the flag (`kvm_commit_memory_region()`, virt/kvm/kvm_main.c). QEMU synced before
+//! it destroyed a slot only since 4cc856fabae1.
 //!
 //! ```text
 //! vcpu (cpu 0)                         VMM (cpu 1)

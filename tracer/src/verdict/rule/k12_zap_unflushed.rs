@@ -14,8 +14,7 @@
 //! ```
 //!
 //! Evidence: the SPTE change from writable to absent, the bracket of the invalidation, and flushes of that thread;
-//! the
-//! flush counter must not have moved.
+//! the flush counter must not have moved.
 //!
 //! Look-alikes: zaps whose tracepoint comes long after their flush (6.12 and later freeze, flush, then report).
 //!

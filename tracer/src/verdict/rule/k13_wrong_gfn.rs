@@ -3,8 +3,7 @@
 //! A fault marked another page than the one it made writable, or one page for a huge SPTE.
 //!
 //! Kernel: the mark takes the fault's gfn, the store its SPTE; a page table that was freed and reused in between
-//! (ABA)
-//! makes them differ. 6b73a9606's large SPTE dirtied only its first page.
+//! (ABA) makes them differ. 6b73a9606's large SPTE dirtied only its first page.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)

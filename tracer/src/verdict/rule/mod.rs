@@ -85,8 +85,8 @@ impl Rule {
 #[must_use]
 pub fn rules_page() -> String {
     let mut page = String::from(
-        "# The rules\n\nMade from the rule files (`tracer/src/verdict/rule/`) by `cargo xtask docs`; a test fails when \
-         it is stale.\n",
+        "# The rules\n\nMade from the rule files (`tracer/src/verdict/rule/`) by \
+         `KVMDIRTY_UPDATE=1 cargo test --test docs`; that test fails when it is stale.\n",
     );
     for rule in ALL {
         page.push_str("\n## ");
