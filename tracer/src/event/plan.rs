@@ -126,6 +126,22 @@ impl Plan {
             .unwrap_or_default()
     }
 
+    /// What the plan of that name observes on a kernel that has every point it asks for: `kprobe` everything,
+    /// `tracepoint` what [`TRACEPOINT`] lists. Any other name is taken to observe everything.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        if name != "tracepoint" {
+            return Self::complete(name);
+        }
+        let entries = TRACEPOINT.iter().map(|&(operation, evidence)| PlanEntry {
+            operation,
+            evidence,
+            points: Vec::new(),
+            note: String::new(),
+        });
+        Self { name: name.to_owned(), entries: entries.collect() }
+    }
+
     /// A plan that observes everything directly, for litmus traces and the simulator.
     #[must_use]
     pub fn complete(name: &str) -> Self {
@@ -141,6 +157,22 @@ impl Plan {
         Self { name: name.to_owned(), entries }
     }
 }
+
+/// What the tracepoint plan observes at best; `live` holds its table of attach points against this.
+pub const TRACEPOINT: [(Operation, Evidence); 12] = [
+    (Operation::Ioctl, Evidence::Direct),
+    (Operation::Slot, Evidence::Nearest),
+    (Operation::Run, Evidence::Direct),
+    (Operation::Mark, Evidence::Nearest),
+    (Operation::HarvestWord, Evidence::Nearest),
+    (Operation::WriteProtect, Evidence::Nearest),
+    (Operation::SpteChange, Evidence::Nearest),
+    (Operation::FlushCounter, Evidence::Nearest),
+    (Operation::RingPush, Evidence::Direct),
+    (Operation::RingReset, Evidence::Nearest),
+    (Operation::Zap, Evidence::Nearest),
+    (Operation::LockWait, Evidence::Direct),
+];
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -196,6 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn the_best_ways_are_what_the_named_plans_say() {
+        for kind in [PlanKind::Kprobe, PlanKind::Tracepoint] {
+            let named = Plan::named(kind.name());
+            for &operation in Operation::ALL {
+                let mut ways = kind.ways().iter().filter(|way| way.operation == operation);
+                let best = ways.next().map_or(Evidence::None, |way| way.evidence);
+                assert_eq!(named.evidence(operation), best, "{} {operation}", kind.name());
+            }
+        }
+    }
+
+    #[test]
     fn programs_have_one_line_each() {
         let names: BTreeSet<_> = POINTS.iter().map(|point| point.program).collect();
         assert_eq!(names.len(), POINTS.len());

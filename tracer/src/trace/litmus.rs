@@ -29,7 +29,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use crate::event::{Batch, Setup, Tid, decode, encode};
-use crate::verdict::{Finding, RuleId, Verdict, WindowKind};
+use crate::verdict::{Finding, RuleId, WindowKind};
 
 pub use expect::{Expectation, Mismatch, Place, check};
 pub use field::Problem;
@@ -99,10 +99,8 @@ impl Litmus {
         }
         let watermark = records.iter().map(|raw| raw.ts_ns).max().unwrap_or_default();
         let place = Place { vm: None, slot: None, gfn: finding.gfn };
-        let expectations = vec![match finding.verdict {
-            Verdict::Unknown => Expectation::Unknown { cause: None, place },
-            verdict => Expectation::Verdict { verdict, rule: Some(finding.rule), place },
-        }];
+        let rule = Some(finding.rule);
+        let expectations = vec![Expectation::Verdict { verdict: finding.verdict, rule, place }];
         let batch = Batch { records, gaps: Vec::new(), watermark: crate::event::Nanos(watermark) };
         let threads = name_threads(&batch);
         let title = format!(

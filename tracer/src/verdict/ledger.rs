@@ -115,6 +115,7 @@ impl Ledger {
             && !self.entries[place].is_withdrawn
         {
             self.is_changed = true;
+            self.note_integrity(verdict, 1);
             let finding = Arc::make_mut(&mut self.entries[place].finding);
             self.counts.take_back(finding.verdict, finding.count);
             finding.count += 1;
@@ -123,6 +124,7 @@ impl Ledger {
             self.counts.add(finding.verdict, finding.count);
             return;
         }
+        self.note_integrity(verdict, 1);
         self.counts.add(verdict, 1);
         self.findings_total += 1;
         if self.findings_max <= self.entries.len() {
@@ -133,6 +135,13 @@ impl Ledger {
         self.index.insert(key, self.entries.len());
         let finding = Arc::new(make());
         self.entries.push(Entry { finding, proof, judged: at, is_withdrawn: false });
+    }
+
+    /// A finding that is `unknown` says that the trace contradicts a promise of the kernel.
+    fn note_integrity(&mut self, verdict: Verdict, n: u64) {
+        if verdict == Verdict::Unknown {
+            *self.causes.entry(UnknownCause::Integrity).or_default() += n;
+        }
     }
 
     /// Records are missing since `gap.from`: takes back what they could have changed.
@@ -162,6 +171,10 @@ impl Ledger {
             let n = entry.finding.count;
             self.is_changed = true;
             self.counts.take_back(entry.finding.verdict, n);
+            if entry.finding.verdict == Verdict::Unknown {
+                let contradicted = self.causes.entry(UnknownCause::Integrity).or_default();
+                *contradicted = contradicted.saturating_sub(n);
+            }
             match weakened {
                 Some(verdict) => {
                     Arc::make_mut(&mut entry.finding).verdict = verdict;

@@ -13,7 +13,7 @@ use crate::verdict::{Finding, RuleId, UnknownCause, Verdict, WindowKind};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expectation {
     /// A finding with this verdict, by this rule, at this place. `safe`: no finding there, and something was judged
-    /// safe.
+    /// safe. `unknown` is one of these where it names a rule.
     Verdict {
         /// The verdict.
         verdict: Verdict,
@@ -169,7 +169,7 @@ fn seen(summary: &Summary) -> String {
     parts.join("; ")
 }
 
-const KNOWN: &str = "lost|at-risk|exposed|safe [K01] [gfn=0x7] [slot=0:1] [vm=0x1], no-hazard, \
+const KNOWN: &str = "lost|at-risk|exposed|safe|unknown [K01] [gfn=0x7] [slot=0:1] [vm=0x1], no-hazard, \
     unknown [cause=dropped-records] [gfn=..], window <kind> [gfn=..] [harvests=1] [open=yes|no], \
     integrity, rule-off K01, or benign <name>";
 
@@ -195,7 +195,7 @@ pub(super) fn read(words: &[&str], masks: &SpteMasks) -> Result<Expectation, Pro
         gfn: fields.value("gfn")?,
     };
     let expectation = match (*what, verdict) {
-        ("unknown", _) => Expectation::Unknown {
+        ("unknown", _) if rule.is_none() => Expectation::Unknown {
             cause: match fields.text("cause") {
                 Some(name) => Some(cause_named(name).ok_or_else(|| bad(name))?),
                 None => None,

@@ -130,8 +130,8 @@ impl<'a> Reader<'a> {
             let bad = || Problem::Word {
                 word: (*word).to_owned(),
                 place: "setup",
-                known: "vm=, kernel=, plan=, epsilon=, missing=, nearest=, final, pml, writable=, \
-                        mmu-writable=, host-writable=, dirty=, accessed=, present=, pages-max=, \
+                known: "vm=, kernel=, plan=, epsilon=, missing=, nearest=, direct=, final, pml, \
+                        writable=, mmu-writable=, host-writable=, dirty=, accessed=, present=, pages-max=, \
                         findings-max=, threads-max= or windows-max=",
             };
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
@@ -139,10 +139,11 @@ impl<'a> Reader<'a> {
             match name {
                 "vm" => self.vm = VmId(amount()?),
                 "kernel" => setup.kernel = value.to_owned(),
-                "plan" => setup.plan.name = value.to_owned(),
+                "plan" => setup.plan = Plan::named(value),
                 "epsilon" => setup.epsilon_ns = amount()?,
                 "missing" => observe(&mut setup.plan, value, Evidence::None).ok_or_else(bad)?,
                 "nearest" => observe(&mut setup.plan, value, Evidence::Nearest).ok_or_else(bad)?,
+                "direct" => observe(&mut setup.plan, value, Evidence::Direct).ok_or_else(bad)?,
                 "final" => setup.is_final = true,
                 "pml" => setup.masks.pml = true,
                 "writable" => setup.masks.writable = amount()?,
@@ -367,7 +368,7 @@ fn small<T: TryFrom<u64>>(text: &str) -> Option<T> {
     T::try_from(number(text)?).ok()
 }
 
-/// Lowers the evidence of the operations in a comma-separated list.
+/// Sets the evidence of the operations in a comma-separated list.
 fn observe(plan: &mut Plan, names: &str, evidence: Evidence) -> Option<()> {
     for name in names.split(',') {
         let operation = Operation::ALL.iter().copied().find(|op| op.name() == name)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::{Event, EventKind, Gap, GapCause, Kind, Nanos, RawEvent};
+use crate::verdict::Verdict;
 use kvmdirty_common::raw::{CLASS_SHIFT, SPAN_SATURATED};
 use proptest::prelude::*;
 

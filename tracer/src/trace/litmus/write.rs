@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use super::field::Words;
 use super::read::{CLASSES, VM, class_of};
 use super::{Litmus, schema};
-use crate::event::{CpuId, Event, Evidence, Gap, Operation, Setup, SpteMasks, Tid, VmId, decode};
+use crate::event::{
+    CpuId, Event, Evidence, Gap, Operation, Plan, Setup, SpteMasks, Tid, VmId, decode,
+};
 use kvmdirty_common::hook::Hook;
 
 pub(super) fn write(litmus: &Litmus) -> String {
@@ -65,10 +67,14 @@ fn write_setup(text: &mut String, setup: &Setup) {
         words.push_str(" final");
     }
     let _ = writeln!(text, "{words}");
-    for (name, evidence) in [("missing", Evidence::None), ("nearest", Evidence::Nearest)] {
+    let named = Plan::named(&plan.name);
+    let levels =
+        [("missing", Evidence::None), ("nearest", Evidence::Nearest), ("direct", Evidence::Direct)];
+    for (name, evidence) in levels {
         let names: Vec<_> = Operation::ALL
             .iter()
-            .filter(|operation| plan.evidence(**operation) == evidence)
+            .filter(|&&operation| plan.evidence(operation) == evidence)
+            .filter(|&&operation| named.evidence(operation) != evidence)
             .map(|operation| operation.name())
             .collect();
         if !names.is_empty() {

@@ -1,0 +1,109 @@
+//! The litmus corpus: every file of `tests/litmus/` is judged and compared with what it expects (docs/litmus.md).
+//!
+//! The files are read when the test runs, so writing one needs no rebuild. `KVMDIRTY_LITMUS=part-of-a-name` runs only
+//! the files whose names contain it.
+
+#[path = "litmus/corpus.rs"]
+mod corpus;
+
+use std::collections::BTreeSet;
+
+use corpus::{File, corpus, judge};
+use kvmdirty_trace::event::Batch;
+use kvmdirty_trace::pipeline::Pipeline;
+use kvmdirty_trace::trace::litmus::{Expectation, Litmus, check};
+use kvmdirty_trace::verdict::{RuleId, Verdict};
+
+#[test]
+fn every_file_gets_the_verdicts_it_expects() {
+    let mut failures = String::new();
+    let files = corpus();
+    for file in &files {
+        let summary = judge(&file.litmus);
+        let mismatches = check(&file.litmus, &summary);
+        if !mismatches.is_empty() {
+            failures.push_str(&file.difference(&mismatches, &summary));
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+    println!("{} litmus files", files.len());
+}
+
+#[test]
+fn every_file_expects_something_and_says_what_it_is() {
+    for File { name, litmus, .. } in corpus() {
+        assert!(!litmus.expectations.is_empty(), "{name} expects nothing");
+        assert!(litmus.title.lines().next().is_some_and(|line| 20 < line.len()), "{name}: title");
+        assert!(name.contains('-'), "{name}: shape first, cause second");
+    }
+}
+
+/// A file, its text written anew and read back, and one record per batch: all the same to the engine.
+#[test]
+fn writing_a_file_or_cutting_its_batch_changes_no_verdict() {
+    for File { name, litmus, .. } in corpus() {
+        let whole = judge(&litmus);
+        let again = Litmus::read(&litmus.write()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(again.batch, litmus.batch, "{name}");
+        assert!(judge(&again) == whole, "{name}: its written form is judged otherwise");
+        let mut pipeline = Pipeline::new(litmus.setup.clone());
+        let mut records = litmus.batch.records.clone();
+        records.sort_by_key(|record| record.ts_ns);
+        for record in records {
+            let watermark = kvmdirty_trace::event::Nanos(record.ts_ns.saturating_sub(1));
+            let records = vec![record];
+            pipeline.push(&Batch { records, watermark, gaps: Vec::new() });
+        }
+        let Batch { gaps, watermark, .. } = litmus.batch.clone();
+        pipeline.push(&Batch { records: Vec::new(), gaps, watermark });
+        pipeline.finish();
+        if litmus.batch.gaps.is_empty() {
+            assert_eq!(*pipeline.summary(), whole, "{name}: one record per batch");
+        }
+    }
+}
+
+/// `X.litmus` trips a rule, `X-repaired.litmus` is the same race run right.
+#[test]
+fn every_rule_has_a_tripping_and_a_repaired_file() {
+    if corpus::is_filtered() {
+        return;
+    }
+    let files = corpus();
+    let mut repaired_rules = BTreeSet::new();
+    for file in &files {
+        let repaired = files.iter().find(|other| other.name == format!("{}-repaired", file.name));
+        let Some(repaired) = repaired else { continue };
+        let summary = judge(&repaired.litmus);
+        let rules = file.tripped();
+        assert!(!rules.is_empty(), "{} trips nothing, so nothing is repaired", file.name);
+        for rule in rules {
+            let is_silent = summary.findings.iter().all(|finding| finding.rule != rule);
+            assert!(is_silent, "{} still trips {}", repaired.name, rule.name());
+            if file.litmus.setup.plan.name == "kprobe" {
+                repaired_rules.insert(rule);
+            }
+        }
+    }
+    let missing: Vec<_> =
+        RuleId::ALL.iter().filter(|rule| !repaired_rules.contains(rule)).collect();
+    assert!(missing.is_empty(), "no pair of files on the kprobe plan for {missing:?}");
+    let is_orphan = |file: &&File| {
+        let origin = file.name.strip_suffix("-repaired");
+        origin.is_some_and(|origin| files.iter().all(|other| other.name != origin))
+    };
+    let orphans: Vec<_> = files.iter().filter(is_orphan).map(|file| &file.name).collect();
+    assert!(orphans.is_empty(), "repair nothing: {orphans:?}");
+}
+
+#[test]
+fn a_file_that_expects_safe_has_no_hazard_anywhere_it_does_not_name() {
+    for File { name, litmus, .. } in corpus() {
+        let is_safe = litmus.expectations.iter().any(|expectation| {
+            matches!(expectation, Expectation::Verdict { verdict: Verdict::Safe, place, .. }
+                if place.gfn.is_none())
+        });
+        let hazards = judge(&litmus).hazards().count();
+        assert!(!is_safe || hazards == 0, "{name}: {hazards} hazards");
+    }
+}
