@@ -1,11 +1,18 @@
 //! The command line, as close to the flags as possible; `command` resolves and runs it.
 
+mod files;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo::config::GuestConfig;
+
+pub use files::{
+    CheckArgs, DiffArgs, ExportArgs, ExportFormat, ImportArgs, RecordArgs, ReportFormat,
+    SchemaArgs, SchemaDocument,
+};
 
 /// Shows, page by page and with evidence, where KVM's dirty logging lost a page or could lose one.
 #[derive(Debug, Parser)]
@@ -48,6 +55,16 @@ pub enum Command {
         after_help = "Example:\n  kvmdirty-trace export vm.kdt --format perfetto --output vm.pftrace"
     )]
     Export(ExportArgs),
+    /// Turn what trace-cmd recorded into a recording, so that it can be judged.
+    #[command(
+        after_help = "Example:\n  trace-cmd record -C mono -e kvm -e kvmmmu -e raw_syscalls -P 4711\n  \
+                      kvmdirty-trace import trace.dat --output vm.kdt && kvmdirty-trace check vm.kdt"
+    )]
+    Import(ImportArgs),
+    /// Compare two recordings, such as before and after a kernel change.
+    #[command(after_help = "Example:\n  kvmdirty-trace diff 6.12.kdt 6.12-patched.kdt\n\n\
+                            Exit status: 0 not worse, 1 worse, 2 failed, 3 the second proves too little.")]
+    Diff(DiffArgs),
     /// Print what could be attached on this kernel, and which rules are off because of it.
     #[command(after_help = "Example:\n  sudo kvmdirty-trace doctor")]
     Doctor(JsonArgs),
@@ -150,32 +167,6 @@ pub enum Theme {
     Ascii,
 }
 
-/// `record`.
-#[derive(Debug, Clone, Args)]
-pub struct RecordArgs {
-    /// The VMM.
-    #[command(flatten)]
-    pub target: TargetArgs,
-    /// The recording; it must not exist yet.
-    #[arg(long, short = 'o', value_name = "FILE")]
-    pub output: PathBuf,
-    /// Bounds of the trace.
-    #[command(flatten)]
-    pub trace: TraceArgs,
-    /// Start a new file when one has reached this size, for example `512M`.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub max_size: Option<u64>,
-    /// Keep only the newest this many files.
-    #[arg(long, value_name = "N", requires = "max_size")]
-    pub max_files: Option<u32>,
-    /// Flight recorder: keep only the last this long in memory, write it on a hazard, on SIGUSR1 and at the end.
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "max_size")]
-    pub last: Option<Duration>,
-    /// Leave the VMM's command line out of the file.
-    #[arg(long)]
-    pub redact: bool,
-}
-
 /// `replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
@@ -187,116 +178,6 @@ pub struct ReplayArgs {
     /// How the screen looks.
     #[command(flatten)]
     pub screen: ScreenArgs,
-}
-
-/// `check`.
-#[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
-    /// The recording (or a litmus file, by its ending `.litmus`).
-    pub file: PathBuf,
-    /// One JSON document; the same as `--format json`.
-    #[arg(long, conflicts_with = "format")]
-    pub json: bool,
-    /// The report's form.
-    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
-    pub format: ReportFormat,
-    /// Write the report here instead of stdout.
-    #[arg(long, short = 'o', value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// The last harvest of every slot is the final one: what is left over after it counts as a hazard.
-    #[arg(long = "final")]
-    pub is_final: bool,
-    /// Clock uncertainty between CPUs in nanoseconds, instead of the recording's.
-    #[arg(long, value_name = "NS")]
-    pub epsilon: Option<u64>,
-}
-
-/// Forms of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReportFormat {
-    /// For a person at a terminal.
-    Text,
-    /// One document, see `schema report`.
-    Json,
-}
-
-/// `export`.
-#[derive(Debug, Clone, Args)]
-pub struct ExportArgs {
-    /// The recording.
-    pub file: PathBuf,
-    /// For which tool.
-    #[arg(long, short = 'f', value_enum)]
-    pub format: ExportFormat,
-    /// File (parquet: folder) to write; `-` or nothing is stdout.
-    #[arg(long, short = 'o', value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Only from this time on: nanoseconds, or an offset from the begin such as `1.5s`.
-    #[arg(long)]
-    pub from: Option<String>,
-    /// Only up to this time.
-    #[arg(long)]
-    pub to: Option<String>,
-    /// Only this VM: the address of its `struct kvm`, or the pid of its process.
-    #[arg(long, value_delimiter = ',')]
-    pub vm: Vec<String>,
-    /// Only this slot, `as_id:id` or `id`.
-    #[arg(long, value_delimiter = ',')]
-    pub slot: Vec<String>,
-    /// Only this gfn or range of gfns, `0x400` or `0x400..0x480`.
-    #[arg(long, value_delimiter = ',')]
-    pub gfn: Vec<String>,
-    /// Only findings of this rule.
-    #[arg(long, value_delimiter = ',')]
-    pub rule: Vec<String>,
-    /// Only events of these kinds, or rows of these tables, by name.
-    #[arg(long, value_delimiter = ',')]
-    pub kind: Vec<String>,
-    /// The last harvest of every slot is the final one.
-    #[arg(long = "final")]
-    pub is_final: bool,
-}
-
-/// Forms of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
-    /// One JSON object per line.
-    Jsonl,
-    /// Comma-separated values, events only.
-    Csv,
-    /// Parquet tables for DuckDB, Polars, DataFusion.
-    Parquet,
-    /// For Perfetto and its trace processor.
-    Perfetto,
-    /// Findings as litmus files.
-    Litmus,
-    /// RAPID's STD form.
-    Std,
-}
-
-/// `import`.
-#[derive(Debug, Clone, Args)]
-pub struct ImportArgs {
-    /// `trace.dat` of trace-cmd, or the text of `trace-cmd report`.
-    pub file: PathBuf,
-    /// The recording to write.
-    #[arg(long, short = 'o', value_name = "FILE")]
-    pub output: PathBuf,
-}
-
-/// `diff`.
-#[derive(Debug, Clone, Args)]
-pub struct DiffArgs {
-    /// The recording from before.
-    pub before: PathBuf,
-    /// The recording from after.
-    pub after: PathBuf,
-    /// One JSON document.
-    #[arg(long)]
-    pub json: bool,
-    /// The last harvest of every slot is the final one.
-    #[arg(long = "final")]
-    pub is_final: bool,
 }
 
 /// Commands that print text or JSON.
@@ -312,21 +193,6 @@ pub struct JsonArgs {
 pub struct ExplainArgs {
     /// The rule, K01 to K15; without it: a list.
     pub rule: Option<String>,
-}
-
-/// `schema`.
-#[derive(Debug, Clone, Args)]
-pub struct SchemaArgs {
-    /// Which document.
-    #[arg(value_enum)]
-    pub document: SchemaDocument,
-}
-
-/// Documents with a schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SchemaDocument {
-    /// `export --format jsonl`.
-    Jsonl,
 }
 
 /// `completions`.

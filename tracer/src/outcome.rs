@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::summary::Summary;
+use crate::verdict::RuleId;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,8 +14,8 @@ pub enum Outcome {
     Hazard,
     /// The command failed or was misused.
     Failed,
-    /// No hazard, but records are missing, an integrity violation stands, no harvest was seen completely, or a bundled
-    /// recording was played instead of a live guest.
+    /// No hazard, but records are missing, an integrity violation stands, no harvest was seen completely, every rule
+    /// is off, or a bundled recording was played instead of a live guest.
     Inconclusive,
 }
 
@@ -30,6 +31,7 @@ impl Outcome {
             || 0 < summary.gaps_total
             || 0 < summary.integrity_total
             || !has_complete_harvest
+            || every_rule_is_off(summary)
         {
             Self::Inconclusive
         } else {
@@ -60,6 +62,11 @@ impl Outcome {
     }
 }
 
+/// Nothing was judged: the evidence (of an import, say) is too poor for every rule.
+fn every_rule_is_off(summary: &Summary) -> bool {
+    RuleId::ALL.iter().all(|rule| summary.rules_off.iter().any(|(off, ..)| off == rule))
+}
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
         Self::from(outcome.status())
@@ -69,7 +76,7 @@ impl From<Outcome> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{IoctlOp, Nanos, SlotId, Tid, VmId};
+    use crate::event::{Evidence, IoctlOp, Nanos, Operation, SlotId, Tid, VmId};
     use crate::summary::Harvest;
 
     fn harvest() -> Harvest {
@@ -107,6 +114,17 @@ mod tests {
         assert_eq!(Outcome::of(&summary), Outcome::Inconclusive);
         summary.verdicts.at_risk = 1;
         assert_eq!(Outcome::of(&summary), Outcome::Hazard);
+    }
+
+    #[test]
+    fn a_trace_that_no_rule_could_judge_proves_nothing() {
+        let mut summary = Summary::default();
+        summary.harvests.push_back(harvest());
+        summary.rules_off =
+            RuleId::ALL.map(|rule| (rule, Operation::Mark, Evidence::None)).to_vec();
+        assert_eq!(Outcome::of(&summary), Outcome::Inconclusive);
+        summary.rules_off.pop();
+        assert_eq!(Outcome::of(&summary), Outcome::Clean);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `export`: a recording in the forms other tools read.
 
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::progress::Progress;
 use super::recording::{self, Overrides};
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::event::Batch;
@@ -100,18 +101,15 @@ fn feed(args: &ExportArgs, filter: Filter, sink: &mut dyn Export) -> Result<()> 
     let origin = Origin { host: reader.header().host.clone(), setup };
     let mut exporter = Exporter::begin(&origin, filter, sink)?;
     let mut batch = Batch::default();
-    let shows_progress = std::io::stderr().is_terminal();
+    let mut progress = Progress::to_terminal();
     while reader.next_batch(&mut batch).with_context(|| args.file.display().to_string())?.is_some()
     {
         exporter.push(&batch)?;
-        if shows_progress {
-            let (done, total) = reader.progress();
-            eprint!("\r{:3} %", 100 * done / total.max(1));
-        }
+        progress.show(reader.progress());
     }
     let totals = exporter.finish()?;
-    let clear = if shows_progress { "\r" } else { "" };
-    eprintln!("{clear}{} records read, {} items written", totals.records, totals.items);
+    progress.clear();
+    eprintln!("{} records read, {} items written", totals.records, totals.items);
     Ok(())
 }
 

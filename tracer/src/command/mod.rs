@@ -3,10 +3,13 @@
 mod bundled;
 mod capture;
 mod demo;
+mod diff;
 mod export;
 mod guest;
+mod import;
 mod inspect;
 mod live;
+mod progress;
 mod record;
 mod recording;
 mod replay;
@@ -29,6 +32,8 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
         Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Check(args)) => report::check(args),
         Some(Command::Export(args)) => export::run(args),
+        Some(Command::Import(args)) => import::run(args),
+        Some(Command::Diff(args)) => diff::run(args),
         Some(Command::Doctor(args)) => inspect::doctor(args),
         Some(Command::List(args)) => inspect::list(args),
         Some(Command::Explain(args)) => inspect::explain(args),

@@ -27,6 +27,8 @@ pub mod csv;
 
 pub mod report;
 
+pub mod diff;
+
 pub mod perfetto;
 
 pub mod std_form;

@@ -96,7 +96,7 @@ const LAYERS: [Layer; 16] = [
             "kvmdirty_common",
         ],
     },
-    Layer { name: "outcome", modules: &["summary"], crates: &[] },
+    Layer { name: "outcome", modules: &["verdict", "summary"], crates: &[] },
     Layer { name: "cli", modules: &["demo"], crates: &["clap", "clap_complete", "clap_mangen"] },
     Layer {
         name: "command",
