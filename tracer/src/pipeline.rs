@@ -53,6 +53,12 @@ impl Pipeline {
         self.detector.take_windows()
     }
 
+    /// The newest records, oldest first, each with its number; only those with a number above `after`. Some 2^18 are
+    /// kept.
+    pub fn recent(&self, after: u64) -> impl Iterator<Item = (u64, &RawEvent)> {
+        self.detector.recent(after)
+    }
+
     /// What is known now.
     #[must_use]
     pub fn summary(&self) -> &Summary {

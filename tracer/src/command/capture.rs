@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::event::{Batch, Setup};
-use crate::feed::{Facts, Feed, Overhead, Publisher, Snapshot, Stage, channel};
+use crate::event::{Batch, Nanos, Setup};
+use crate::feed::{Facts, Feed, Follower, Overhead, Publisher, Request, Snapshot, Stage, channel};
 use crate::pipeline::Pipeline;
 use crate::summary::Summary;
 
@@ -48,6 +48,11 @@ pub trait Drain: Send + Sized + 'static {
 
     /// What tracing has cost lately.
     fn overhead(&mut self) -> Option<Overhead>;
+
+    /// Why nothing more will come, once that is so: the VMM is gone. Asked once a second.
+    fn ended(&mut self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Where batches go before anybody looks at them: the recording.
@@ -168,6 +173,11 @@ fn read(
         }
         if Duration::from_secs(1) <= measured.elapsed() {
             measured = Instant::now();
+            if let Some(why) = source.ended() {
+                // What it did last is still in the rings: it is read below.
+                let _ = parcels.send(Parcel::Stopped(why));
+                break;
+            }
             if let Some(overhead) = source.overhead() {
                 let is_over = overhead.budget_percent < overhead.probe_percent;
                 if parcels.send(Parcel::Overhead(overhead)).is_err() {
@@ -196,6 +206,9 @@ fn read(
 struct Analysis {
     pipeline: Pipeline,
     publisher: Publisher,
+    follower: Follower,
+    /// Number of the last record the follower has seen.
+    followed: u64,
     overhead: Option<Overhead>,
     hazards: u64,
     ending: &'static str,
@@ -203,15 +216,27 @@ struct Analysis {
 
 impl Analysis {
     fn new(setup: Setup, publisher: Publisher) -> Self {
-        let pipeline = Pipeline::new(setup);
-        Self { pipeline, publisher, overhead: None, hazards: 0, ending: "tracing has stopped" }
+        Self {
+            pipeline: Pipeline::new(setup),
+            publisher,
+            follower: Follower::default(),
+            followed: 0,
+            overhead: None,
+            hazards: 0,
+            ending: "tracing has stopped",
+        }
     }
 
     fn run(mut self, inbox: &Receiver<Parcel>, flags: &Flags) -> Pipeline {
         let mut published = Instant::now();
         loop {
             match inbox.recv_timeout(BEAT) {
-                Ok(Parcel::Batch(batch)) => self.pipeline.push(&batch),
+                Ok(Parcel::Batch(batch)) => {
+                    self.follower.take_slots(&batch);
+                    self.pipeline.push(&batch);
+                    self.heed();
+                    self.follow();
+                }
                 Ok(Parcel::Overhead(overhead)) => self.overhead = Some(overhead),
                 Ok(Parcel::Stopped(why)) => self.ending = why,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -229,7 +254,59 @@ impl Analysis {
         }
         self.pipeline.finish();
         self.publish(Stage::Ended(self.ending.to_owned()));
+        self.answer_until_closed(flags);
         self.pipeline
+    }
+
+    /// Nothing more comes, but the screen may still ask about what was.
+    fn answer_until_closed(&mut self, flags: &Flags) {
+        while !flags.stop.load(Ordering::Acquire) {
+            match self.publisher.requests().recv_timeout(BEAT) {
+                Ok(request) => {
+                    self.take(request);
+                    self.heed();
+                    self.follow();
+                    self.publish(Stage::Ended(self.ending.to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Takes what the screen has asked for since the last look.
+    fn heed(&mut self) {
+        while let Ok(request) = self.publisher.requests().try_recv() {
+            self.take(request);
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        if let Request::Follow { .. } = request {
+            self.followed = 0;
+        }
+        self.follower.ask(request);
+    }
+
+    /// Shows the follower the records that came since, at first all that are still kept.
+    fn follow(&mut self) {
+        let Self { pipeline, follower, followed, .. } = self;
+        if !follower.is_following() {
+            return;
+        }
+        let mut recent = pipeline.recent(*followed).peekable();
+        if let Some(&(first, record)) = recent.peek() {
+            // The first number is 2; a higher one, or one that does not follow, says that earlier records are gone.
+            if *followed == 0 && 2 < first || *followed != 0 && *followed + 1 < first {
+                follower.begin_at(Nanos(record.ts_ns));
+            } else if *followed == 0 {
+                follower.begin_at(Nanos(0));
+            }
+        }
+        follower.pick(recent.map(|(number, record)| {
+            *followed = number;
+            record
+        }));
     }
 
     fn publish(&self, stage: Stage) {
@@ -237,6 +314,7 @@ impl Analysis {
             summary: Arc::new(self.pipeline.summary().clone()),
             stage,
             overhead: self.overhead,
+            journey: self.follower.journey(),
             ..Snapshot::default()
         });
     }

@@ -1,5 +1,6 @@
 //! `kvmdirty-trace --pid PID`: the live dashboard, or text lines where there is no terminal.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result};
 use super::capture::{Capture, Drain, Tee};
 use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
-use crate::event::{Batch, Setup};
+use crate::event::{Batch, Setup, Tid};
 use crate::feed::{Facts, Feed, Overhead, Stage};
 use crate::live::{Options, Session, Target};
 use crate::outcome::Outcome;
@@ -20,6 +21,7 @@ use crate::trace::Origin;
 /// A session with its cost measured between two looks.
 pub struct LiveSource {
     session: Session,
+    pid: u32,
     budget_percent: u32,
     last: Reading,
 }
@@ -49,7 +51,7 @@ impl LiveSource {
             std::fs::write(path, "ready\n")
                 .with_context(|| format!("create {}", path.display()))?;
         }
-        Ok(Self { session, budget_percent: args.budget, last: Reading::default() })
+        Ok(Self { session, pid, budget_percent: args.budget, last: Reading::default() })
     }
 
     /// What the pipeline must be told.
@@ -91,6 +93,10 @@ impl Drain for LiveSource {
             budget_percent: f64::from(self.budget_percent),
         })
     }
+
+    fn ended(&mut self) -> Option<&'static str> {
+        (!is_running(self.pid)).then_some("the VMM has exited")
+    }
 }
 
 /// Runs the command.
@@ -127,6 +133,14 @@ pub fn run(args: &LiveArgs) -> Result<Outcome> {
     }
 }
 
+/// The process exists and is no zombie: a VMM whose parent does not look keeps its entry in `/proc`.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name stands in parentheses and may hold anything; the state is the first field after it.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
+
 /// What a session is about, for the screen.
 #[must_use]
 pub fn facts(pid: u32, file: Option<&Path>) -> Facts {
@@ -136,7 +150,25 @@ pub fn facts(pid: u32, file: Option<&Path>) -> Facts {
         command: command.trim_end().to_owned(),
         mmu: String::new(),
         file: file.map(|path| path.display().to_string()).unwrap_or_default(),
+        threads: threads(pid),
     }
+}
+
+/// Names of the process's threads: `CPU 0/KVM`, `live_migration`. Those that only have the process's own name are as
+/// well told apart by their number.
+fn threads(pid: u32) -> BTreeMap<Tid, String> {
+    let name = |path: &Path| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+    let own = name(&Path::new("/proc").join(pid.to_string()));
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return BTreeMap::new();
+    };
+    let named = entries.flatten().filter_map(|entry| {
+        let tid: u32 = entry.file_name().to_string_lossy().parse().ok()?;
+        let name = name(&entry.path());
+        (name != own && !name.trim().is_empty())
+            .then(|| (Tid(tid), format!("{} (tid {tid})", name.trim())))
+    });
+    named.collect()
 }
 
 /// What ends a trace besides the user.
@@ -184,7 +216,7 @@ pub fn follow(
                         writeln!(lines, "{why}").context("print a line")?;
                         return Ok(());
                     }
-                    if capture.has_ended() || !Path::new("/proc").join(pid.to_string()).exists() {
+                    if capture.has_ended() || !is_running(pid) {
                         return Ok(());
                     }
                     ticks += 1;

@@ -32,9 +32,9 @@ pub fn run(args: &ReplayArgs) -> Result<Outcome> {
     let name = args.file.display().to_string();
     if args.file.extension() == Some(OsStr::new("litmus")) {
         let text = std::fs::read_to_string(&args.file).with_context(|| format!("read {name}"))?;
-        let Litmus { mut setup, batch, .. } = Litmus::read(&text).context(name.clone())?;
+        let Litmus { mut setup, batch, threads, .. } = Litmus::read(&text).context(name.clone())?;
         overrides.apply(&mut setup);
-        let facts = Facts { file: name, ..Facts::default() };
+        let facts = Facts { file: name, threads, ..Facts::default() };
         return show(MemoryTape::new(vec![batch]), setup, facts, settings);
     }
     let reader = Reader::open(&args.file).with_context(|| name.clone())?;
@@ -66,7 +66,7 @@ pub fn facts(header: &Header, file: String) -> Facts {
     Facts {
         pid: header.vmm.as_ref().map_or(0, |vmm| vmm.pid),
         command: header.vmm.as_ref().map(|vmm| program(&vmm.command)).unwrap_or_default(),
-        mmu: String::new(),
         file,
+        ..Facts::default()
     }
 }

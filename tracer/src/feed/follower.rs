@@ -49,21 +49,44 @@ impl Follower {
         self.journey.clone()
     }
 
+    /// A page is followed.
+    #[must_use]
+    pub const fn is_following(&self) -> bool {
+        self.journey.is_some()
+    }
+
     /// Picks what concerns the page out of a batch.
     pub fn take(&mut self, batch: &Batch) {
         self.watermark = self.watermark.max(batch.watermark);
-        let is_following = self.journey.is_some();
+        let mut found = self.find(batch.records.iter());
+        // Lanes come one after the other; batches follow each other in time, so sorting within one is enough.
+        found.sort_by_key(|(key, _)| *key);
+        self.add(found);
+    }
+
+    /// Notes the slots of a batch: they are told of once, whoever is followed later.
+    pub fn take_slots(&mut self, batch: &Batch) {
+        let is_slot = |record: &&RawEvent| record.kind == Kind::SlotState as u8;
+        for event in batch.records.iter().filter(is_slot).filter_map(|record| decode(record).ok()) {
+            self.take_slot(&event);
+        }
+    }
+
+    /// Picks what concerns the page out of records in merge order.
+    pub fn pick<'a>(&mut self, records: impl Iterator<Item = &'a RawEvent>) {
+        let found = self.find(records);
+        self.add(found);
+    }
+
+    fn find<'a>(&mut self, records: impl Iterator<Item = &'a RawEvent>) -> Vec<(SortKey, Event)> {
         let mut found = Vec::new();
-        for record in &batch.records {
+        for record in records {
             // Most records are of pages nobody follows: only what may matter is decoded.
-            let is_slot = record.kind == Kind::SlotState as u8;
-            if !is_slot && !is_following {
+            if !self.is_following() && record.kind != Kind::SlotState as u8 {
                 continue;
             }
             let Ok(event) = decode(record) else { continue };
-            if is_slot {
-                self.take_slot(&event);
-            }
+            self.take_slot(&event);
             if let Some(journey) = &self.journey
                 && (event.vm == journey.vm || event.vm == VmId::UNKNOWN)
                 && self.concerns(&event, journey.gfn)
@@ -71,14 +94,23 @@ impl Follower {
                 found.push((sort_key(record), event));
             }
         }
+        found
+    }
+
+    fn add(&mut self, found: Vec<(SortKey, Event)>) {
         if let Some(journey) = self.journey.as_mut().filter(|_| !found.is_empty()) {
-            // Lanes come one after the other; batches follow each other in time, so sorting within one is enough.
-            found.sort_by_key(|(key, _)| *key);
             let journey = Arc::make_mut(journey);
             journey.total += found.len() as u64;
             journey.events.extend(found.into_iter().map(|(_, event)| event));
             let excess = journey.events.len().saturating_sub(self.events_max);
             journey.events.drain(..excess);
+        }
+    }
+
+    /// What came before this time was not looked at.
+    pub fn begin_at(&mut self, since: Nanos) {
+        if let Some(journey) = &mut self.journey {
+            Arc::make_mut(journey).since = since;
         }
     }
 
@@ -150,7 +182,10 @@ impl Journey {
     }
 }
 
-fn sort_key(record: &RawEvent) -> (u64, u16, u32) {
+/// Time, CPU, number on the lane.
+type SortKey = (u64, u16, u32);
+
+fn sort_key(record: &RawEvent) -> SortKey {
     (record.ts_ns, record.cpu, record.seq)
 }
 
@@ -262,6 +297,21 @@ mod tests {
             event(40, begin(3)),
         ];
         check(records, &[10, 30]);
+    }
+
+    #[test]
+    fn a_page_chosen_late_still_has_the_past_that_was_kept() {
+        let mut follower = Follower::default();
+        let records = vec![mark(30, 7), mark(10, 8), mark(20, 7)];
+        let batch = Batch { records, watermark: Nanos(30), ..Batch::default() };
+        follower.take_slots(&batch);
+        follower.ask(Request::Follow { vm: VM, gfn: Gfn(7) });
+        follower.begin_at(Nanos(10));
+        let kept = [mark(10, 8), mark(20, 7), mark(30, 7)];
+        follower.pick(kept.iter());
+        let journey = follower.journey().expect("followed");
+        let times: Vec<_> = journey.events.iter().map(|event| event.span.hi.0).collect();
+        assert_eq!((times, journey.since), (vec![20, 30], Nanos(10)));
     }
 
     #[test]

@@ -12,12 +12,12 @@ pub mod follower;
 
 pub use follower::Follower;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, mpsc};
 
 use tokio::sync::watch;
 
-use crate::event::{Event, Gfn, Nanos, Setup, VmId};
+use crate::event::{Event, Gfn, Nanos, Setup, Tid, VmId};
 use crate::summary::Summary;
 
 /// Everything that may change from one beat to the next.
@@ -85,7 +85,7 @@ pub struct Playback {
 /// Points of a recording one can step to, each list ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// First times of hazards.
+    /// Times from which a hazard is known, each the first of its page.
     pub hazards: Vec<Nanos>,
     /// Ends of third-case windows' faults and host writes; thinned when there are more than fit.
     pub windows: Vec<Nanos>,
@@ -208,6 +208,8 @@ pub struct Facts {
     pub mmu: String,
     /// The recording being played, or being written.
     pub file: String,
+    /// Names of threads, as far as they are known.
+    pub threads: BTreeMap<Tid, String>,
 }
 
 /// The screen's end.

@@ -101,6 +101,14 @@ impl Spool {
         self.records.get((ordinal & self.mask) as usize)
     }
 
+    /// The records kept whose ordinal lies above `after`, oldest first.
+    pub fn after(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
+        let ordinals = self.oldest().max(after.saturating_add(1))..=self.newest;
+        // The two numbers that are never given would find what stood in their place before.
+        let ordinals = ordinals.filter(|&ordinal| 2 <= ordinal as u32);
+        ordinals.filter_map(|ordinal| Some((ordinal, self.record(ordinal)?)))
+    }
+
     /// The event of that ordinal, while it is kept.
     #[must_use]
     pub fn event(&self, ordinal: Ordinal) -> Option<Event> {
@@ -128,6 +136,8 @@ mod tests {
         assert_eq!(spool.record(first), None);
         assert_eq!(spool.record(last).map(|r| r.ts_ns), Some(5));
         assert_eq!(spool.record(last + 1), None);
+        let after = |ordinal| spool.after(ordinal).map(|(_, r)| r.ts_ns).collect::<Vec<_>>();
+        assert_eq!((after(0), after(last - 1), after(last)), (vec![2, 3, 4, 5], vec![5], vec![]));
     }
 
     #[test]

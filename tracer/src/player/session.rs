@@ -166,7 +166,7 @@ impl<T: Tape> Player<T> {
         let Loaded { begin, end, mut marks } = std::mem::take(&mut self.loaded);
         self.shown = Arc::new(self.deck.summary().clone());
         self.last = Some(Arc::clone(&self.shown));
-        let hazards = self.shown.hazards().map(|finding| finding.first);
+        let hazards = self.shown.hazards().map(|finding| finding.known_at());
         marks.hazards.extend(hazards);
         for times in [&mut marks.hazards, &mut marks.windows, &mut marks.harvests] {
             times.sort_unstable();

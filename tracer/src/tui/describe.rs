@@ -1,7 +1,7 @@
 //! Events and operations in words, short enough for a column.
 
-use crate::event::{Event, EventKind, IoctlOp, MarkWord, Spte, VmId};
-use crate::summary::Summary;
+use crate::event::{Event, EventKind, IoctlOp, MarkWord, Spte, Tid, VmId};
+use crate::tui::model::Model;
 
 /// The ioctl as KVM names it, without its prefix.
 #[must_use]
@@ -27,14 +27,24 @@ pub const fn ioctl_short(op: IoctlOp) -> &'static str {
     }
 }
 
-/// Who an event's thread is: `vcpu 0 (tid 4712)`, or `tid 4711`.
+/// Who an event's thread is.
 #[must_use]
-pub fn thread(summary: &Summary, event: &Event) -> String {
-    match summary.vcpus.get(&event.tid) {
-        Some(&(vm, vcpu)) if vm == event.vm || event.vm == VmId::UNKNOWN => {
-            format!("vcpu {} (tid {})", vcpu.0, event.tid)
+pub fn thread(model: &Model, event: &Event) -> String {
+    match model.shown.summary.vcpus.get(&event.tid) {
+        Some(&(vm, _)) if vm != event.vm && event.vm != VmId::UNKNOWN => {
+            format!("tid {}", event.tid)
         }
-        Some(_) | None => format!("tid {}", event.tid),
+        Some(_) | None => thread_name(model, event.tid),
+    }
+}
+
+/// A thread by what it is, then by its name, then by its number: `vcpu 0 (tid 4712)`, `harvester`, `tid 4711`.
+#[must_use]
+pub fn thread_name(model: &Model, tid: Tid) -> String {
+    match (model.shown.summary.vcpus.get(&tid), model.facts.threads.get(&tid)) {
+        (Some((_, vcpu)), _) => format!("vcpu {} (tid {tid})", vcpu.0),
+        (None, Some(name)) => name.clone(),
+        (None, None) => format!("tid {tid}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::feed::MarkKind;
-use crate::tui::model::{Model, Tab};
+use crate::tui::model::{Model, Overlay, Tab};
 use crate::tui::msg::{Msg, Step, Typed, Wish};
 
 /// A key and what it asks for.
@@ -17,6 +17,8 @@ pub struct Binding {
     pub scope: Scope,
     /// Said on the help screen.
     pub help: &'static str,
+    /// Said in the last line of the screens where it matters most; empty: nowhere.
+    pub hint: &'static str,
 }
 
 /// One key.
@@ -69,22 +71,29 @@ const fn ch(c: char) -> Key {
 }
 
 const fn bind(keys: &'static [Key], wish: Wish, scope: Scope, help: &'static str) -> Binding {
-    Binding { keys, wish, scope, help }
+    Binding { keys, wish, scope, help, hint: "" }
+}
+
+impl Binding {
+    const fn hinted(self, hint: &'static str) -> Self {
+        Self { hint, ..self }
+    }
 }
 
 use Scope::{Everywhere, Live, Replay};
 
 /// Every key of the dashboard.
 pub const BINDINGS: &[Binding] = &[
-    bind(&[ch('?'), Key::Plain(KeyCode::F(1))], Wish::Help, Everywhere, "this page"),
-    bind(&[ch('q'), Key::Ctrl('c')], Wish::Quit, Everywhere, "quit"),
+    bind(&[ch('?'), Key::Plain(KeyCode::F(1))], Wish::Help, Everywhere, "this page").hinted("help"),
+    bind(&[ch('q'), Key::Ctrl('c')], Wish::Quit, Everywhere, "quit").hinted("quit"),
     bind(
         &[Key::Plain(KeyCode::Esc), Key::Plain(KeyCode::Backspace)],
         Wish::Back,
         Everywhere,
         "back; clear the filter",
-    ),
-    bind(&[Key::Plain(KeyCode::Tab)], Wish::NextTab, Everywhere, "next screen"),
+    )
+    .hinted("back"),
+    bind(&[Key::Plain(KeyCode::Tab)], Wish::NextTab, Everywhere, "next screen").hinted("screen"),
     bind(&[Key::Plain(KeyCode::BackTab)], Wish::PreviousTab, Everywhere, "previous screen"),
     bind(&[ch('1')], Wish::GoTo(Tab::Overview), Everywhere, "overview"),
     bind(&[ch('2')], Wish::GoTo(Tab::Memory), Everywhere, "memory map"),
@@ -92,7 +101,8 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[ch('4')], Wish::GoTo(Tab::Lock), Everywhere, "mmu_lock waits"),
     bind(&[ch('5')], Wish::GoTo(Tab::Vms), Everywhere, "VMs"),
     bind(&[Key::Plain(KeyCode::Up), ch('k')], Wish::Move(Step::Up), Everywhere, "up"),
-    bind(&[Key::Plain(KeyCode::Down), ch('j')], Wish::Move(Step::Down), Everywhere, "down"),
+    bind(&[Key::Plain(KeyCode::Down), ch('j')], Wish::Move(Step::Down), Everywhere, "down")
+        .hinted("down"),
     bind(
         &[Key::Plain(KeyCode::PageUp), Key::Ctrl('b')],
         Wish::Move(Step::PageUp),
@@ -106,41 +116,55 @@ pub const BINDINGS: &[Binding] = &[
         "page down",
     ),
     bind(&[ch('g'), Key::Plain(KeyCode::Home)], Wish::Move(Step::Top), Everywhere, "first"),
-    bind(&[ch('G'), Key::Plain(KeyCode::End)], Wish::Move(Step::Bottom), Everywhere, "last"),
+    bind(&[ch('G'), Key::Plain(KeyCode::End)], Wish::Move(Step::Bottom), Everywhere, "last")
+        .hinted("end"),
     bind(
         &[Key::Plain(KeyCode::Left), ch('h')],
         Wish::Left,
         Everywhere,
         "previous list, range or page",
-    ),
+    )
+    .hinted("previous"),
     bind(
         &[Key::Plain(KeyCode::Right), ch('l')],
         Wish::Right,
         Everywhere,
         "next list, range or page",
-    ),
-    bind(&[Key::Plain(KeyCode::Enter)], Wish::Enter, Everywhere, "open what is selected"),
-    bind(&[ch('n')], Wish::NextHazard, Everywhere, "next hazard (replay: travel there)"),
+    )
+    .hinted("next"),
+    bind(&[Key::Plain(KeyCode::Enter)], Wish::Enter, Everywhere, "open what is selected")
+        .hinted("open"),
+    bind(&[ch('n')], Wish::NextHazard, Everywhere, "next hazard (replay: travel there)")
+        .hinted("hazard"),
     bind(&[ch('N')], Wish::PreviousHazard, Everywhere, "previous hazard"),
-    bind(&[ch('s')], Wish::Sort, Everywhere, "sort by the next column; map: next shading"),
+    bind(&[ch('s')], Wish::Sort, Everywhere, "sort by the next column; map: next shading")
+        .hinted("sort"),
     bind(&[ch('S')], Wish::ReverseSort, Everywhere, "reverse the order"),
-    bind(&[ch('/')], Wish::Filter, Everywhere, "filter: words a row must contain"),
-    bind(&[ch(':')], Wish::GoToGfn, Everywhere, "follow one page: every event of a gfn"),
-    bind(&[ch('x')], Wish::Explain, Everywhere, "explain the rule of the selected finding"),
-    bind(&[ch('e')], Wish::ExportLitmus, Everywhere, "export the selected finding as litmus"),
-    bind(&[ch('E')], Wish::ExportJson, Everywhere, "export the selected finding as JSON"),
-    bind(&[ch('y')], Wish::Copy, Everywhere, "copy the selected row (and print it at the end)"),
+    bind(&[ch('/')], Wish::Filter, Everywhere, "filter: words a row must contain").hinted("filter"),
+    bind(&[ch(':')], Wish::GoToGfn, Everywhere, "follow one page: every event of a gfn")
+        .hinted("page"),
+    bind(&[ch('x')], Wish::Explain, Everywhere, "explain the rule of the selected finding")
+        .hinted("rule"),
+    bind(&[ch('e')], Wish::ExportLitmus, Everywhere, "export the selected finding as litmus")
+        .hinted("litmus"),
+    bind(&[ch('E')], Wish::ExportJson, Everywhere, "export the selected finding as JSON")
+        .hinted("JSON"),
+    bind(&[ch('y')], Wish::Copy, Everywhere, "copy the selected row (and print it at the end)")
+        .hinted("copy"),
     bind(&[Key::Ctrl('l')], Wish::Redraw, Everywhere, "draw the screen anew"),
     bind(&[Key::Ctrl('z')], Wish::Suspend, Everywhere, "suspend; fg comes back"),
-    bind(&[ch(' '), ch('f')], Wish::Freeze, Live, "freeze the screen; analysis goes on"),
-    bind(&[ch(' '), ch('p'), ch('f')], Wish::TogglePlay, Replay, "play, pause"),
+    bind(&[ch(' '), ch('f')], Wish::Freeze, Live, "freeze the screen; analysis goes on")
+        .hinted("freeze"),
+    bind(&[ch(' '), ch('p'), ch('f')], Wish::TogglePlay, Replay, "play, pause").hinted("play"),
     bind(&[ch('+'), ch('=')], Wish::Faster, Replay, "twice as fast"),
     bind(&[ch('-')], Wish::Slower, Replay, "half as fast"),
-    bind(&[ch('.')], Wish::StepForward(MarkKind::Harvest), Replay, "to the next harvest"),
+    bind(&[ch('.')], Wish::StepForward(MarkKind::Harvest), Replay, "to the next harvest")
+        .hinted("harvest"),
     bind(&[ch(',')], Wish::StepBack(MarkKind::Harvest), Replay, "to the previous harvest"),
-    bind(&[ch(']')], Wish::StepForward(MarkKind::Window), Replay, "to the next window"),
+    bind(&[ch(']')], Wish::StepForward(MarkKind::Window), Replay, "to the next window")
+        .hinted("window"),
     bind(&[ch('[')], Wish::StepBack(MarkKind::Window), Replay, "to the previous window"),
-    bind(&[ch('t')], Wish::GoToTime, Replay, "to a time: 12.5, 1:02.5 or 40%"),
+    bind(&[ch('t')], Wish::GoToTime, Replay, "to a time: 12.5, 1:02.5 or 40%").hinted("time"),
     bind(&[ch('0'), ch('^')], Wish::SeekBegin, Replay, "to the begin"),
     bind(&[ch('$')], Wish::SeekEnd, Replay, "to the end"),
 ];
@@ -168,6 +192,47 @@ impl Key {
             }
             code => Self::Plain(code),
         }
+    }
+}
+
+/// What the last line says about keys here, the most useful first: `? help`. Made from the table, like the help screen.
+#[must_use]
+pub fn hints(model: &Model) -> Vec<String> {
+    let bindings = useful(model).iter().filter_map(|&wish| {
+        BINDINGS.iter().find(|binding| binding.wish == wish && binding.scope.holds(model))
+    });
+    bindings.map(|binding| format!("{} {}", binding.keys[0].name(), binding.hint)).collect()
+}
+
+/// The wishes that matter most where the user is; those of the other source are left out by their scope.
+const fn useful(model: &Model) -> &'static [Wish] {
+    use Wish::{
+        Back, Copy, Enter, Explain, ExportJson, ExportLitmus, Filter, Freeze, GoToGfn, GoToTime,
+        Help, Left, Move, NextHazard, NextTab, Quit, Right, Sort, StepForward, TogglePlay,
+    };
+    const HARVEST: Wish = StepForward(MarkKind::Harvest);
+    match (model.overlays.as_slice().last(), model.tab) {
+        (Some(Overlay::Finding { .. }), _) => {
+            &[Back, Explain, Enter, ExportLitmus, ExportJson, Copy, NextHazard, Help]
+        }
+        (Some(Overlay::Window { .. }), _) => &[Back, Enter, Copy, Help],
+        (Some(Overlay::Range { .. }), _) => &[Back, Enter, Left, Right, GoToGfn, Explain, Help],
+        (Some(Overlay::Page { .. }), _) => {
+            &[Back, Left, Right, GoToGfn, Move(Step::Bottom), Copy, Help]
+        }
+        (Some(Overlay::Harvest { .. } | Overlay::Rule { .. }), _) => &[Back, Copy, Help],
+        (Some(Overlay::Help { .. }), _) => &[Back, Quit],
+        (None, Tab::Overview) => &[
+            Help, Quit, TogglePlay, HARVEST, NextHazard, NextTab, Enter, Filter, Sort, Freeze,
+            GoToTime, Right,
+        ],
+        (None, Tab::Memory) => {
+            &[Help, Quit, TogglePlay, HARVEST, NextTab, Enter, Sort, GoToGfn, Freeze, GoToTime]
+        }
+        (None, Tab::Coverage | Tab::Lock) => {
+            &[Help, Quit, TogglePlay, HARVEST, NextTab, Freeze, GoToTime]
+        }
+        (None, Tab::Vms) => &[Help, Quit, TogglePlay, HARVEST, NextTab, Enter, Filter, Freeze],
     }
 }
 
@@ -217,6 +282,17 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_key_said_to_be_useful_has_a_word() {
+        for tab in Tab::ALL {
+            let mut model = crate::tui::sample::replay();
+            model.tab = tab;
+            let hints = hints(&model);
+            assert!(2 < hints.len(), "{hints:?}");
+            assert!(hints.iter().all(|hint| !hint.ends_with(' ')), "{hints:?}");
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Model {
     pub prompt: Option<Prompt>,
     /// Said once, in the last line, until the next key.
     pub notice: Option<String>,
+    /// A replay is on its way to a hazard, which is selected when it is there.
+    pub is_arriving: bool,
 }
 
 /// Whether new snapshots are put on screen.
@@ -312,6 +314,7 @@ impl Model {
             filter: String::new(),
             prompt: None,
             notice: None,
+            is_arriving: false,
         }
     }
 

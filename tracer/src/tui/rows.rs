@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::event::{Gfn, IoctlOp, Nanos, SlotId, VmId};
+use crate::event::{Gfn, IoctlOp, SlotId, VmId};
 use crate::summary::{Harvest, SlotSummary};
 use crate::tui::describe;
 use crate::tui::model::{Direction, List, Model, Sort};
@@ -13,13 +13,8 @@ use crate::verdict::{Finding, Verdict, Window};
 /// The findings of the VM looked at that pass the filter, sorted.
 #[must_use]
 pub fn findings(model: &Model) -> Vec<&Arc<Finding>> {
-    let mut rows: Vec<_> = model
-        .shown
-        .summary
-        .findings
-        .iter()
-        .filter(|finding| is_of(model, finding.vm) && passes(model, || finding_text(finding)))
-        .collect();
+    let mut rows: Vec<_> =
+        model.shown.summary.findings.iter().filter(|finding| is_shown(model, finding)).collect();
     rows.sort_by(|a, b| {
         let order = compare(a, b, model.overview.sort);
         match model.overview.direction {
@@ -54,7 +49,7 @@ pub fn harvests(model: &Model) -> Vec<Harvest> {
         .harvests
         .iter()
         .rev()
-        .filter(|harvest| is_of(model, harvest.vm) && passes(model, || harvest_text(harvest)))
+        .filter(|harvest| is_shown_harvest(model, harvest))
         .copied()
         .collect()
 }
@@ -75,11 +70,31 @@ pub fn slots(model: &Model) -> Vec<(VmId, SlotId, &SlotSummary)> {
 /// How many rows the overview's list has.
 #[must_use]
 pub fn list_len(model: &Model) -> usize {
-    match model.overview.list {
-        List::Findings => findings(model).len(),
+    len_of(model, model.overview.list)
+}
+
+/// How many rows one of the overview's lists has.
+#[must_use]
+pub fn len_of(model: &Model, list: List) -> usize {
+    match list {
+        List::Findings => {
+            let findings = model.shown.summary.findings.iter();
+            findings.filter(|finding| is_shown(model, finding)).count()
+        }
         List::Windows => windows(model).len(),
-        List::Harvests => harvests(model).len(),
+        List::Harvests => {
+            let harvests = model.shown.summary.harvests.iter();
+            harvests.filter(|harvest| is_shown_harvest(model, harvest)).count()
+        }
     }
+}
+
+fn is_shown(model: &Model, finding: &Finding) -> bool {
+    is_of(model, finding.vm) && passes(model, || finding_text(finding))
+}
+
+fn is_shown_harvest(model: &Model, harvest: &Harvest) -> bool {
+    is_of(model, harvest.vm) && passes(model, || harvest_text(harvest))
 }
 
 /// Findings whose page lies in a range of gfns, in the order of the list.
@@ -109,10 +124,12 @@ pub struct Iteration {
     pub harvests: u64,
     /// Pages taken.
     pub pages: u64,
-    /// Begin of its first ioctl.
-    pub begin: Nanos,
-    /// End of its last ioctl.
-    pub end: Nanos,
+    /// From first to last word, over its harvests, in nanoseconds.
+    pub protect_ns: u64,
+    /// In flushes, as far as they were timed, in nanoseconds.
+    pub flush_ns: u64,
+    /// In the ioctls, in nanoseconds.
+    pub ioctl_ns: u64,
     /// Worst verdict on its pages.
     pub worst: Option<Verdict>,
 }
@@ -133,14 +150,14 @@ pub fn iterations(model: &Model) -> Vec<Iteration> {
         if Some(harvest.op) != op || !is_of(model, harvest.vm) {
             continue;
         }
-        let iteration = iterations.entry(harvest.iteration).or_insert(Iteration {
-            number: harvest.iteration,
-            begin: harvest.begin,
-            ..Iteration::default()
-        });
+        let iteration = iterations
+            .entry(harvest.iteration)
+            .or_insert(Iteration { number: harvest.iteration, ..Iteration::default() });
         iteration.harvests += 1;
         iteration.pages += harvest.pages;
-        iteration.end = iteration.end.max(harvest.end);
+        iteration.protect_ns += harvest.protect_ns;
+        iteration.flush_ns += harvest.flush_ns.unwrap_or(0);
+        iteration.ioctl_ns += harvest.end.since(harvest.begin);
         iteration.worst = iteration.worst.max(harvest.worst);
     }
     iterations.into_values().collect()
@@ -171,19 +188,20 @@ impl Convergence {
         }
     }
 
-    /// Compares the last iteration with the mean of the four before it; within a tenth is steady.
+    /// Compares the mean of the last iterations with the mean of as many before them, four each once there are so many;
+    /// within a tenth is steady. Single iterations vary far more than that.
     #[must_use]
     pub fn of(iterations: &[Iteration]) -> Self {
-        let Some((last, before)) = iterations.split_last() else { return Self::TooEarly };
-        let before = &before[before.len().saturating_sub(4)..];
-        if before.len() < 2 {
+        let n = (iterations.len() / 2).min(4) as u64;
+        if iterations.len() < 3 {
             return Self::TooEarly;
         }
-        let mean =
-            before.iter().map(|iteration| iteration.pages).sum::<u64>() / before.len() as u64;
-        if last.pages.saturating_mul(10) < mean.saturating_mul(9) {
+        let mut newest = iterations.iter().rev().map(|iteration| u128::from(iteration.pages));
+        let last: u128 = newest.by_ref().take(n as usize).sum();
+        let before: u128 = newest.take(n as usize).sum();
+        if last * 10 < before * 9 {
             Self::Converging
-        } else if mean.saturating_mul(11) < last.pages.saturating_mul(10) {
+        } else if before * 11 < last * 10 {
             Self::Diverging
         } else {
             Self::Steady

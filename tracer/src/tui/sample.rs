@@ -39,7 +39,7 @@ pub fn empty() -> Model {
         pid: 4711,
         command: String::from("qemu-system-x86"),
         mmu: String::from("tdp"),
-        file: String::new(),
+        ..Facts::default()
     };
     Model::new(setup, facts, Arc::default(), Theme::Dark)
 }

@@ -71,6 +71,7 @@ fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
         let position = rows::findings(model).iter().position(same);
         model.overview.selected = position.unwrap_or(model.overview.selected);
     }
+    arrive(model);
     scroll::clamp(model);
 }
 
@@ -229,21 +230,59 @@ fn sort(model: &mut Model) {
     }
 }
 
-/// Steps to the next point of a kind, or says that there is none.
+/// Steps to the next point of a kind, or says that there is none. Hazards go round: a recording opens at its end.
 fn travel(model: &mut Model, way: Sideways, kind: MarkKind) -> Option<Effect> {
     let playback = model.shown.playback.as_ref()?;
-    let (target, step, place) = match way {
-        Sideways::Left => {
-            (playback.marks.previous(kind, playback.position), Seek::Previous(kind), "before")
+    let (position, points) = (playback.position, playback.marks.of(kind));
+    let (target, step, around, place) = match way {
+        Sideways::Left => (
+            playback.marks.previous(kind, position),
+            Seek::Previous(kind),
+            points.last(),
+            ("before", "from the end"),
+        ),
+        Sideways::Right => (
+            playback.marks.next(kind, position),
+            Seek::Next(kind),
+            points.first(),
+            ("after", "from the begin"),
+        ),
+    };
+    let around = around.filter(|_| kind == MarkKind::Hazard).copied();
+    let effect = match (target, around) {
+        (Some(_), _) => seek(step),
+        (None, Some(time)) => {
+            model.notice = Some(format!("{} {}", kind.name(), place.1));
+            seek(Seek::Time(time))
         }
-        Sideways::Right => {
-            (playback.marks.next(kind, playback.position), Seek::Next(kind), "after")
+        (None, None) => {
+            model.notice = Some(format!("no {} {} this moment", kind.name(), place.0));
+            return None;
         }
     };
-    if target.is_none() {
-        model.notice = Some(format!("no {} {place} this moment", kind.name()));
+    model.is_arriving = kind == MarkKind::Hazard;
+    Some(effect)
+}
+
+/// Selects the hazard that was travelled to, and opens it if another one was open.
+fn arrive(model: &mut Model) {
+    let Some(playback) = &model.shown.playback else { return };
+    if !model.is_arriving || playback.is_seeking {
+        return;
     }
-    target.map(|_| seek(step))
+    model.is_arriving = false;
+    let rows = rows::findings(model);
+    let hazards = rows.iter().enumerate().filter(|(_, finding)| finding.verdict.is_hazard());
+    let newest = hazards.max_by_key(|(_, finding)| finding.known_at());
+    let Some((index, finding)) = newest.map(|(index, finding)| (index, Arc::clone(finding))) else {
+        return;
+    };
+    model.overview.list = List::Findings;
+    model.overview.selected = index;
+    if let Some(Overlay::Finding { .. }) = model.overlays.last() {
+        model.overlays.pop();
+        model.overlays.push(Overlay::Finding { finding, scroll: 0 });
+    }
 }
 
 /// In a replay, travels to the next hazard; else selects it in the list, opening the list if need be.
@@ -452,8 +491,9 @@ mod tests {
         let mut model = replay();
         let next = ask(&mut model, Wish::StepForward(MarkKind::Harvest));
         assert_eq!(next, Some(seek(Seek::Next(MarkKind::Harvest))));
-        assert_eq!(ask(&mut model, Wish::NextHazard), None);
-        assert_eq!(model.notice.as_deref(), Some("no hazard after this moment"));
+        let around = ask(&mut model, Wish::NextHazard);
+        assert_eq!(around, Some(seek(Seek::Time(us(1_200_000)))));
+        assert_eq!(model.notice.as_deref(), Some("hazard from the begin"));
         let back = ask(&mut model, Wish::PreviousHazard);
         assert_eq!(back, Some(seek(Seek::Previous(MarkKind::Hazard))));
         assert_eq!(ask(&mut model, Wish::TogglePlay), Some(Effect::Ask(Request::Pause)));

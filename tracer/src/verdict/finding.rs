@@ -30,6 +30,15 @@ pub struct Finding {
     pub witness: Witness,
 }
 
+impl Finding {
+    /// When the last record that makes the case was written: not before then can it have been known.
+    #[must_use]
+    pub fn known_at(&self) -> Nanos {
+        let steps = self.witness.steps.iter().map(|step| step.event.span.hi);
+        steps.fold(self.first, Nanos::max)
+    }
+}
+
 /// The smallest set of events that makes the case, in the order drawn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Witness {

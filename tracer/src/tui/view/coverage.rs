@@ -256,7 +256,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ kprobe plan on 6.12.95; clock uncertainty between CPUs 0 ns ──────────────────
           operation           seen      records  attached
           ioctl               direct          0
@@ -277,7 +277,7 @@ mod tests {
           ring-push           direct          0
           ring-reset          direct          0
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        j 13 more lines  ? help  q quit  Tab screen  space freeze
         "#);
     }
 
@@ -288,7 +288,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
           on:      K01 K03 K04 K07 K09 K11 K13 K14 K15
           half on: K05 K06 (they name hazards, and call nothing safe)
           off:     K02 K08 K10 K12
@@ -309,7 +309,7 @@ mod tests {
         ─ seen and known to be harmless ────────────────────────────────────────────────
                     17  failed-cmpxchg
         dropped 4,203 · gaps 2 · 4 rules off · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        ? help  q quit  Tab screen  space freeze
         "#);
     }
 }

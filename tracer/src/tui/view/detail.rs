@@ -2,6 +2,7 @@
 
 use ratatui::text::{Line, Span};
 
+use crate::event::Event;
 use crate::summary::Harvest;
 use crate::tui::describe;
 use crate::tui::figures::{clock, count, duration, wrap};
@@ -41,14 +42,7 @@ pub fn finding_lines(model: &Model, finding: &Finding, width: usize) -> Vec<Line
     }
     lines.extend(wrap(&finding.sentence, width).into_iter().map(Line::raw));
     lines.push(heading(model, "witness", width));
-    lines.extend(witness::lines(&finding.witness, &model.shown.summary, palette, width));
-    lines.push(Line::default());
-    lines.push(Line::styled(
-        format!(
-            "x the rule {dot} e litmus {dot} E JSON {dot} y copy {dot} Enter all events of the page {dot} n next"
-        ),
-        palette.quiet(),
-    ));
+    lines.extend(witness::lines(model, &finding.witness, width));
     lines
 }
 
@@ -91,7 +85,7 @@ fn reflow(page: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A drawing with blank columns taken out, one by one, until it fits.
+/// A drawing that fits: blank columns are taken out, one by one; what is still too long goes on below itself.
 fn narrow(drawing: Vec<String>, width: usize) -> Vec<String> {
     let mut rows: Vec<Vec<char>> = drawing.iter().map(|line| line.chars().collect()).collect();
     loop {
@@ -107,7 +101,21 @@ fn narrow(drawing: Vec<String>, width: usize) -> Vec<String> {
             }
         }
     }
-    rows.into_iter().map(String::from_iter).collect()
+    rows.into_iter().flat_map(|row| folded(&String::from_iter(row), width)).collect()
+}
+
+/// A row of a drawing in lines of at most `width`: its last column goes on below where it began.
+fn folded(row: &str, width: usize) -> Vec<String> {
+    if row.chars().count() <= width {
+        return vec![row.to_owned()];
+    }
+    let column = row.rfind("  ").map_or(0, |at| row[..at + 2].chars().count());
+    let column = if width < column + 16 { 0 } else { column };
+    let head: String = row.chars().take(column).collect();
+    let tail: String = row.chars().skip(column).collect();
+    let mut parts = wrap(&tail, width - column).into_iter();
+    let first = format!("{head}{}", parts.next().unwrap_or_default());
+    std::iter::once(first).chain(parts.map(|part| format!("{:column$}{part}", ""))).collect()
 }
 
 /// One window and the events of its page around it.
@@ -137,9 +145,8 @@ pub fn window_lines(model: &Model, window: &Window, width: usize) -> Vec<Line<'s
     lines.push(heading(model, "events of the page in and around it", width));
     let around = window.opened.0.saturating_sub(AROUND_NS)
         ..=window.closed.map_or(u64::MAX, |closed| closed.0.saturating_add(AROUND_NS));
-    lines.extend(page::event_lines(model, window.vm, window.gfn, |event| {
-        around.contains(&event.span.hi.0)
-    }));
+    let is_near = |event: &Event| around.contains(&event.span.hi.0);
+    lines.extend(page::event_lines(model, window.vm, window.gfn, is_near, width));
     lines
 }
 
@@ -251,6 +258,7 @@ mod tests {
     use crate::tui::msg::Wish;
     use crate::tui::palette::Theme;
     use crate::tui::sample::{after, busy, empty, screen};
+    use crate::verdict::RuleId;
 
     #[test]
     fn a_loss_is_drawn_as_two_columns() {
@@ -258,7 +266,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ K05 harvested-not-flushed ────────────────────────────────────────────────────
         lost · vm 0xffff888100000000 · slot 0:0 · gfn 0x1000 · from 1.200000 to 1.400000
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its
@@ -279,7 +287,7 @@ mod tests {
         order known: 1→4 program-order, 1→2 reads-from, 1→3 real-time, 2→4 real-time
         ~ either may come first: 2 and 3, 3 and 4
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        j 1 more line  Esc back  x rule  Enter open  e litmus  E JSON  y copy  n hazard
         "#);
     }
 
@@ -288,7 +296,7 @@ mod tests {
         let model = after(busy(), &[Wish::Enter]);
         assert_snapshot!(screen(&model, 140, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms                                                               live 2.5 s
-        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus · 2 slots, 1 logging since 0.012345
+        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus · 2 slots, 1 logging for 2.4 s
         ─ K05 harvested-not-flushed ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
         lost · vm 0xffff888100000000 · slot 0:0 · gfn 0x1000 · from 1.200000 to 1.400000 · 3 times
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its stale TLB entry
@@ -305,12 +313,12 @@ mod tests {
         ~ either may come first: 2 and 3, 3 and 4
         ✗ from step 4 on the page is lost
 
-        x the rule · e litmus · E JSON · y copy · Enter all events of the page · n next
+
 
 
 
         dropped 0 · gaps 0 · anomalies 0 · integrity 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        Esc back  x rule  Enter open  e litmus  E JSON  y copy  n hazard  ? help
         "#);
     }
 
@@ -349,6 +357,24 @@ mod tests {
     }
 
     #[test]
+    fn no_drawing_of_a_rule_is_cut() {
+        for rule in RuleId::ALL {
+            for line in super::rule_lines(&busy(), rule, 80) {
+                assert!(line.width() <= 80, "{}: {line}", rule.name());
+            }
+        }
+        let folded =
+            super::folded("mark gfn 7            visit gfn 7: read-only, or not in the rmap", 48);
+        assert_eq!(
+            folded,
+            [
+                "mark gfn 7            visit gfn 7: read-only, or",
+                "                      not in the rmap"
+            ]
+        );
+    }
+
+    #[test]
     fn a_finding_without_a_witness_says_so() {
         let model = after(busy(), &[Wish::NextHazard, Wish::Enter]);
         let text = screen(&model, 80, 24);
@@ -359,8 +385,6 @@ mod tests {
         stayed writable when logging was turned on
         ─ witness ──────────────────────────────────────────────────────────────────────
         no events were kept for this finding
-
-        x the rule · e litmus · E JSON · y copy · Enter all events of the page · n next
         "#);
     }
 
@@ -370,7 +394,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ fast-fault window ────────────────────────────────────────────────────────────
           vm        0xffff888100000000
           slot      0:0
@@ -391,7 +415,7 @@ mod tests {
 
 
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        Esc back  Enter open  y copy  ? help
         "#);
     }
 
@@ -401,7 +425,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ harvest 12: GET_DIRTY_LOG ────────────────────────────────────────────────────
           vm        0xffff888100000000
           slot      0:0
@@ -422,7 +446,7 @@ mod tests {
           none
 
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        Esc back  y copy  ? help
         "#);
     }
 

@@ -3,8 +3,9 @@
 use ratatui::text::{Line, Span};
 
 use crate::tui::figures::{clock, cut, short};
-use crate::tui::model::Model;
+use crate::tui::model::{List, Model};
 use crate::tui::rows;
+use crate::tui::view::frame::plural;
 use crate::tui::view::overview::list_row;
 use crate::verdict::Finding;
 
@@ -25,12 +26,7 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
     )];
     let findings = rows::findings(model);
     if findings.is_empty() {
-        let text = if summary.findings_total == 0 {
-            "  none so far"
-        } else {
-            "  none passes the filter (Esc clears it)"
-        };
-        lines.push(Line::styled(text, palette.quiet()));
+        lines.push(Line::styled(format!("  {}", nothing(model)), palette.quiet()));
     }
     for (index, finding) in findings.iter().enumerate().skip(first).take(height) {
         let gfn = finding.gfn.map_or_else(|| String::from("(slot)"), |gfn| gfn.to_string());
@@ -38,7 +34,7 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
         let sentence = format!("{known}{}", finding.sentence);
         lines.push(list_row(
             model,
-            index,
+            (List::Findings, index),
             vec![
                 Span::styled(
                     format!("{:<8}", finding.verdict.name()),
@@ -61,6 +57,20 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
         lines.push(Line::styled(format!("  and {rest} more, only counted"), palette.warning()));
     }
     lines
+}
+
+/// Why the table is empty.
+fn nothing(model: &Model) -> String {
+    let summary = &model.shown.summary;
+    let exposed: u64 = summary.windows.iter().map(|stats| stats.with_harvest).sum();
+    if 0 < summary.findings_total {
+        String::from("none passes the filter (Esc clears it)")
+    } else if 0 < exposed {
+        let windows = plural(exposed, "window");
+        format!("none so far; {windows} of the third case, which is allowed, had a harvest inside")
+    } else {
+        String::from("none so far")
+    }
 }
 
 /// One finding as a line of text.

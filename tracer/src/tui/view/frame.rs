@@ -9,8 +9,9 @@ use ratatui::text::{Line, Span};
 use crate::feed::Stage;
 use crate::summary::VmSummary;
 use crate::tui::figures::{clock, count, cut, duration, moment, short};
+use crate::tui::keys;
 use crate::tui::model::{Flow, Model, PromptKind, Tab};
-use crate::tui::view::SIZE_MIN;
+use crate::tui::view::{SIZE_MIN, below};
 use crate::verdict::rule::RuleSet;
 use crate::verdict::{RuleId, Verdict};
 
@@ -125,9 +126,10 @@ fn one_vm_words(model: &Model, vm: &VmSummary) -> Vec<String> {
     let vcpus = summary.vcpus.values().filter(|(id, _)| *id == vm.vm);
     let vcpus: BTreeSet<_> = vcpus.map(|(_, vcpu)| vcpu).collect();
     let logging = vm.slots.values().filter(|slot| slot.is_logging).count();
-    let since = vm.slots.values().filter_map(|slot| slot.logging_since).min();
-    let since =
-        since.map_or_else(String::new, |since| format!(" since {}", clock(since, model.begin())));
+    let logs = vm.slots.values().filter(|slot| slot.is_logging);
+    let since = logs.filter_map(|slot| slot.logging_since).min();
+    let since = since
+        .map_or_else(String::new, |since| format!(" for {}", moment(summary.now.since(since))));
     let mut words = vec![
         log_mode(vm.ring_bytes, vm.manual_protect),
         plural(vcpus.len() as u64, "vcpu"),
@@ -275,18 +277,28 @@ pub fn key_line(model: &Model, width: u16) -> Line<'static> {
     if let Some(notice) = &model.notice {
         return Line::styled(cut(notice, usize::from(width), palette.glyphs), palette.warning());
     }
-    let mut text = String::from(if model.is_replay() {
-        "? help  q quit  space play  , . harvest  n hazard  t time  Tab screen  Enter open"
-    } else {
-        "? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard"
-    });
-    if !model.filter.is_empty() {
-        text = format!("filter {:?} (Esc clears)  {text}", model.filter);
-    }
+    let mut words = Vec::new();
     if let Stage::Ended(why) = &model.shown.stage {
-        text = format!("{why}  {text}");
+        words.push((why.clone(), palette.warning()));
     }
-    Line::styled(cut(&text, usize::from(width), palette.glyphs), palette.quiet())
+    if !model.filter.is_empty() {
+        words.push((format!("filter {:?}", model.filter), palette.heading()));
+    }
+    let below = below(model);
+    if 0 < below {
+        words.push((format!("j {}", plural(below as u64, "more line")), palette.heading()));
+    }
+    words.extend(keys::hints(model).into_iter().map(|hint| (hint, palette.quiet())));
+    let mut room = usize::from(width);
+    let mut spans = Vec::new();
+    for (word, style) in words {
+        let word = cut(&word, usize::from(width), palette.glyphs);
+        // A hint that does not fit whole says nothing; the help screen has them all.
+        let Some(rest) = room.checked_sub(word.chars().count()) else { break };
+        room = rest.saturating_sub(2);
+        spans.extend([Span::styled(word, style), Span::raw("  ")]);
+    }
+    Line::from(spans)
 }
 
 /// `--- title -------`

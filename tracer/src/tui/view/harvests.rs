@@ -6,12 +6,21 @@ use crate::event::Nanos;
 use crate::summary::Harvest;
 use crate::tui::describe::ioctl_short;
 use crate::tui::figures::{clock, count, cut, duration, short};
-use crate::tui::model::Model;
+use crate::tui::model::{List, Model};
 use crate::tui::palette::Glyphs;
-use crate::tui::rows::{self, Convergence};
+use crate::tui::rows::{self, Convergence, Iteration};
 use crate::tui::view::frame::{heading, plural};
 use crate::tui::view::overview::list_row;
 use crate::verdict::Verdict;
+
+/// Rows of bars from which the times get bars of their own below the pages.
+const TIMES_FROM: usize = 4;
+
+/// Width of names and maxima before the bars.
+const LABELS: usize = 15;
+
+/// One number of an iteration.
+type Field = fn(&Iteration) -> u64;
 
 /// The panel: a heading, bars of the given height, a line on the last iteration.
 #[must_use]
@@ -31,29 +40,50 @@ pub fn lines(model: &Model, width: usize, bar_rows: usize) -> Vec<Line<'static>>
         Convergence::of(&iterations).name()
     );
     let mut lines = vec![heading(model, &title, width)];
-    let pages: Vec<_> = iterations.iter().map(|iteration| iteration.pages).collect();
-    let label = format!("{:>6} ", short(pages.iter().copied().max().unwrap_or(0)));
-    let room = width.saturating_sub(label.len());
-    let newest = &pages[pages.len().saturating_sub(room)..];
+    let room = width.saturating_sub(LABELS);
+    let newest = &iterations[iterations.len().saturating_sub(room)..];
     // A short history is drawn in wide bars, so that a few iterations already make a picture.
     let columns = (room / newest.len().max(1)).clamp(1, 4);
-    let newest: Vec<_> =
-        newest.iter().flat_map(|&pages| std::iter::repeat_n(pages, columns)).collect();
-    for (index, bars) in tall_bars(&newest, bar_rows, palette.glyphs).into_iter().enumerate() {
-        let label = if index == 0 { label.clone() } else { " ".repeat(label.len()) };
-        lines.push(Line::from(vec![
-            Span::styled(label, palette.quiet()),
-            Span::styled(bars, palette.chart()),
-        ]));
+    let values = |field: Field| -> Vec<u64> {
+        newest.iter().flat_map(|one| std::iter::repeat_n(field(one), columns)).collect()
+    };
+    let times = if TIMES_FROM <= bar_rows { TIMES.as_slice() } else { &[] };
+    let pages = values(|iteration| iteration.pages);
+    let highest = short(pages.iter().copied().max().unwrap_or(0));
+    let bars = tall_bars(&pages, bar_rows - times.len(), palette.glyphs);
+    for (index, bars) in bars.into_iter().enumerate() {
+        let (name, highest) = if index == 0 { ("pages", highest.as_str()) } else { ("", "") };
+        lines.push(bar_line(model, name, highest, bars));
+    }
+    for &(name, field) in times {
+        let values = values(field);
+        let highest = values.iter().copied().max().unwrap_or(0);
+        let highest = if highest == 0 { String::from("-") } else { duration(highest) };
+        let bars = tall_bars(&values, 1, palette.glyphs).concat();
+        lines.push(bar_line(model, name, &highest, bars));
     }
     let newest = rows::harvests(model);
     let ioctl = newest.first().map_or_else(String::new, |harvest| {
-        format!("; {}: {}", ioctl_short(harvest.op), times(harvest))
+        format!("; {}: {}", ioctl_short(harvest.op), self::times(harvest))
     });
     let pages = plural(last.pages, "page");
     let text = format!("last {pages} in {}{ioctl}", plural(last.harvests, "harvest"));
     lines.push(Line::styled(cut(&text, width, palette.glyphs), palette.quiet()));
     lines
+}
+
+/// The times of an iteration that get bars, each against its own maximum.
+const TIMES: [(&str, Field); 3] = [
+    ("ioctl", |iteration| iteration.ioctl_ns),
+    ("protect", |iteration| iteration.protect_ns),
+    ("flush", |iteration| iteration.flush_ns),
+];
+
+fn bar_line(model: &Model, name: &str, highest: &str, bars: String) -> Line<'static> {
+    Line::from(vec![
+        Span::styled(format!("{name:<7}{highest:>7} "), model.palette.quiet()),
+        Span::styled(bars, model.palette.chart()),
+    ])
 }
 
 /// Where a harvest's time went.
@@ -89,7 +119,7 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
     for (index, harvest) in harvests.iter().enumerate().skip(first).take(height) {
         let style = harvest.worst.map_or(palette.quiet(), |verdict| palette.verdict(verdict));
         let text = cut(&row(harvest, begin), width.saturating_sub(2), palette.glyphs);
-        lines.push(list_row(model, index, vec![Span::styled(text, style)]));
+        lines.push(list_row(model, (List::Harvests, index), vec![Span::styled(text, style)]));
     }
     lines
 }

@@ -71,7 +71,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ keys, everywhere ─────────────────────────────────────────────────────────────
           ? F1        this page
           q ^C        quit
@@ -92,13 +92,13 @@ mod tests {
           Left h      previous list, range or page
           Right l     next list, range or page
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        j 39 more lines  Esc back  q quit
         "#);
         let end = after(model, &[Wish::Move(Step::Bottom)]);
         assert_snapshot!(screen(&end, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
           ,           to the previous harvest
           ]           to the next window
           [           to the previous window
@@ -119,7 +119,7 @@ mod tests {
           third case  windows the kernel allows: lockless fast fault, host write
           integrity   the trace contradicts what the kernel's locks promise
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        Esc back  q quit
         "#);
     }
 

@@ -3,8 +3,8 @@
 use ratatui::text::{Line, Span};
 
 use crate::event::{Evidence, Operation};
-use crate::tui::describe::ioctl_short;
-use crate::tui::figures::{bars, clock, count, duration, percentile, short};
+use crate::tui::describe::{ioctl_short, thread_name};
+use crate::tui::figures::{bars, clock, count, cut, duration, percentile, short};
 use crate::tui::model::Model;
 use crate::tui::rows;
 use crate::tui::view::activity::rate;
@@ -27,13 +27,13 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
         }
     }
     lines.push(heading(model, "holders and waiters, per second", width));
-    let series = &model.shown.summary.series;
+    let summary = &model.shown.summary;
     lines.push(Line::raw(format!(
         "slow faults {}  fast, lockless {}  harvested pages {}  flushes {}",
-        short(rate(series, |bucket| bucket.slow_faults)),
-        short(rate(series, |bucket| bucket.fast_faults)),
-        short(rate(series, |bucket| bucket.harvested_pages)),
-        short(rate(series, |bucket| bucket.flushes)),
+        short(rate(summary, |bucket| bucket.slow_faults)),
+        short(rate(summary, |bucket| bucket.fast_faults)),
+        short(rate(summary, |bucket| bucket.harvested_pages)),
+        short(rate(summary, |bucket| bucket.flushes)),
     )));
     let title = "harvests: inside the lock, and the rest, which bounds their wait from above";
     lines.push(heading(model, title, width));
@@ -95,10 +95,7 @@ fn wait_lines(model: &Model) -> Vec<Line<'static>> {
     let mut threads: Vec<_> = waits.by_thread.iter().collect();
     threads.sort_by_key(|(tid, (_, ns, _))| (std::cmp::Reverse(*ns), **tid));
     for (tid, &(n, ns, longest)) in threads {
-        let name = summary.vcpus.get(tid).map_or_else(
-            || format!("tid {tid}"),
-            |(_, vcpu)| format!("vcpu {} (tid {tid})", vcpu.0),
-        );
+        let name = cut(&thread_name(model, *tid), 24, palette.glyphs);
         lines.push(Line::raw(format!(
             "  {name:<24}{:>8}{:>10}{:>10}{:>10}",
             short(n),
@@ -143,7 +140,7 @@ mod tests {
         assert_snapshot!(screen(&after(model, &[Wish::GoTo(Tab::Lock)]), 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ waits for mmu_lock ───────────────────────────────────────────────────────────
         12 waits (10 readers, 2 writers), 3.4 ms waited in all
         p50 < 262 us, p99 < 1.0 ms                 ██▇▆▅                     x2 per bar
@@ -151,7 +148,7 @@ mod tests {
           tid 4711                       2    2.4 ms    1.2 ms    2.0 ms
           vcpu 1 (tid 4713)             10    1.0 ms    100 us    300 us
         ─ holders and waiters, per second ──────────────────────────────────────────────
-        slow faults 1200  fast, lockless 52.0k  harvested pages 36.0k  flushes 5
+        slow faults 1200  fast, lockless 60.0k  harvested pages 36.0k  flushes 3
         ─ harvests: inside the lock, and the rest, which bounds their wait from above ──
           op    slot  begin           ioctl    words    flush     rest
           GET   0:0   2.399100       900 us   600 us   120 us   180 us
@@ -164,7 +161,7 @@ mod tests {
           GET   0:0   0.999100       900 us   600 us   120 us   180 us
           GET   0:0   0.799100       900 us   600 us   120 us   180 us
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        j 3 more lines  ? help  q quit  Tab screen  space freeze
         "#);
     }
 
@@ -178,7 +175,7 @@ mod tests {
         not observed: this kernel or plan has no contention_begin/contention_end
         below, what the ioctl brackets still tell
         ─ holders and waiters, per second ──────────────────────────────────────────────
-        slow faults 1200  fast, lockless 52.0k  harvested pages 36.0k  flushes 5
+        slow faults 1200  fast, lockless 60.0k  harvested pages 36.0k  flushes 3
         "#);
     }
 }

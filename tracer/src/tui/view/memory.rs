@@ -246,7 +246,7 @@ mod tests {
         assert_snapshot!(screen(&model, 80, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────
         slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 9801
                  0x0  ·░+▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████
@@ -267,7 +267,7 @@ mod tests {
         gfn 0x800..0xc00: 4 harvested, 2 made writable, 0 windows, not judged
         arrows move   Enter this range   : one page by its gfn
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        ? help  q quit  Tab screen  Enter open  s sort  : page  space freeze
         "#);
         let verdicts = after(model, &[Wish::Sort, Wish::Sort, Wish::Sort, Wish::Move(Step::Down)]);
         let mut ascii = verdicts;
@@ -277,7 +277,7 @@ mod tests {
         assert_snapshot!(text, @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 - kernel 6.12.95 - tdp - manual-protect - 2 vcpus
-        2 slots, 1 logging since 0.012345
+        2 slots, 1 logging for 2.4 s
         - guest memory, shaded by worst verdict (s changes) ----------------------------
         slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests
                  0x0  ....Lsssssssssssssssssssssssssssssssssssssssssssssuuuuuuuuuu....
@@ -298,7 +298,7 @@ mod tests {
         gfn 0x10800..0x10c00: 4356 harvested, 3 made writable, 0 windows, not judged
         arrows move   Enter this range   : one page by its gfn
         dropped 0 - gaps 0 - cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        ? help  q quit  Tab screen  Enter open  s sort  : page  space freeze
         "#);
     }
 

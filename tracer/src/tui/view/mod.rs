@@ -135,6 +135,14 @@ pub fn scroll_limit(model: &Model) -> usize {
         .map_or(0, |(lines, _)| lines.len().saturating_sub(usize::from(body_height(model))))
 }
 
+/// Lines of the text on screen below its last row.
+#[must_use]
+pub fn below(model: &Model) -> usize {
+    let Some((lines, scroll)) = text(model, model.size.0) else { return 0 };
+    let height = usize::from(body_height(model));
+    lines.len().saturating_sub(scroll.saturating_add(height))
+}
+
 fn body_height(model: &Model) -> u16 {
     let [_, _, body, _, _, _] = areas(model, Rect::new(0, 0, model.size.0, model.size.1));
     body.height

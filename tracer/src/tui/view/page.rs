@@ -4,10 +4,13 @@ use ratatui::text::{Line, Span};
 
 use crate::event::{Event, Gfn, VmId};
 use crate::tui::describe;
-use crate::tui::figures::{clock, count, cut, duration};
+use crate::tui::figures::{clock, count, cut, duration, wrap};
 use crate::tui::model::Model;
 use crate::tui::view::findings;
 use crate::tui::view::frame::{heading, plural};
+
+/// Columns before what an event says.
+const MARGIN: usize = 46;
 
 /// The page.
 #[must_use]
@@ -19,7 +22,7 @@ pub fn lines(model: &Model, vm: VmId, gfn: Gfn, width: usize) -> Vec<Line<'stati
         let text = cut(&findings::plain(finding), width, palette.glyphs);
         lines.push(Line::styled(text, palette.verdict(finding.verdict)));
     }
-    lines.extend(event_lines(model, vm, gfn, |_| true));
+    lines.extend(event_lines(model, vm, gfn, |_| true, width));
     lines.push(Line::default());
     let keys = "h l previous and next page   : another page   G end   Esc back";
     lines.push(Line::styled(keys, palette.quiet()));
@@ -33,6 +36,7 @@ pub fn event_lines(
     vm: VmId,
     gfn: Gfn,
     wanted: impl Fn(&Event) -> bool,
+    width: usize,
 ) -> Vec<Line<'static>> {
     let palette = &model.palette;
     let begin = model.begin();
@@ -60,18 +64,16 @@ pub fn event_lines(
         lines.push(Line::styled("  none", palette.quiet()));
     }
     for event in events {
+        let from = clock(event.span.lo, begin);
+        let within = duration(event.span.len_ns());
+        let thread = cut(&describe::thread(model, event), 20, palette.glyphs);
+        let mut parts = wrap(&describe::event(event), width.saturating_sub(MARGIN)).into_iter();
         lines.push(Line::from(vec![
-            Span::styled(
-                format!(
-                    "  {:<12}{:>9}  ",
-                    clock(event.span.lo, begin),
-                    duration(event.span.len_ns())
-                ),
-                palette.quiet(),
-            ),
-            Span::raw(format!("{:<20} ", describe::thread(&model.shown.summary, event))),
-            Span::raw(describe::event(event)),
+            Span::styled(format!("  {from:<12}{within:>9}  "), palette.quiet()),
+            Span::raw(format!("{thread:<20} ")),
+            Span::raw(parts.next().unwrap_or_default()),
         ]));
+        lines.extend(parts.map(|part| Line::raw(format!("{:MARGIN$}{part}", ""))));
     }
     lines
 }
@@ -114,7 +116,7 @@ mod tests {
         update(&mut model, Msg::Snapshot(Arc::new(snapshot)));
         assert_snapshot!(screen(&model, 120, 24), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms                                           live 2.5 s
-        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus · 2 slots, 1 logging since 0.012345
+        qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus · 2 slots, 1 logging for 2.4 s
         ─ page 0x1000 of vm 0xffff888100000000 ─────────────────────────────────────────────────────────────────────────────────
         lost K05 slot 0:0 gfn 0x1000 x3: harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its stale TL…
           followed since 1.000000; what was before is not kept live
@@ -136,7 +138,7 @@ mod tests {
 
 
         dropped 0 · gaps 0 · anomalies 0 · integrity 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        Esc back  Left previous  Right next  : page  G end  y copy  ? help
         "#);
     }
 }

@@ -96,25 +96,25 @@ mod tests {
         0 slots, 0 logging · destroyed
         lost 1   at-risk 0   exposed 12   unknown 300   safe 1,203,331   (all VMs)
         ─ activity per second ────────────────── ─ windows ─────────────────────────────
-        marks             300k        ▁▂▃▄▅▅▆▇██ kind       closed  open   p50 <   p99 <
-        fast faults      52.0k         ▁▂▃▄▅▆▇██ fast-fault   123k     2  512 ns  1.0 us
-        slow faults       1200        ██████████ host-write      0     0       -       -
-        harvested pages  36.0k        ██████████ slow-fault      0     0       -       -
-        flushes              5         ▅█ ▅█ ▅█  tlb            12     0  262 us  262 us
+        marks             340k       ▁▂▃▄▅▅▆▇██  kind       closed  open   p50 <   p99 <
+        fast faults      60.0k        ▁▂▃▄▅▆▇██  fast-fault   123k     2  512 ns  1.0 us
+        slow faults       1200       ██████████  host-write      0     0       -       -
+        harvested pages  36.0k       ██████████  slow-fault      0     0       -       -
+        flushes              3        ▅█ ▅█ ▅█   tlb            12     0  262 us  262 us
         host writes          0                   third case with a harvest inside: 3
+        ring pushes          0
         ─ harvests: none yet ───────────────────────────────────────────────────────────
         no GET, CLEAR or RESET has returned
 
-        ─ hazards and exposures 0 by verdict │ longest windows │ harvests ──────────────
+        ─ hazards and exposures 0 by verdict │ longest windows 0 │ harvests 0 ──────────
           verdict rule slot gfn        first      count what happened
           none passes the filter (Esc clears it)
 
 
 
 
-
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  Tab screen  Enter open  / filter  s sort  space freeze  n hazard
+        ? help  q quit  n hazard  Tab screen  Enter open  / filter  s sort  space freeze
         "#);
     }
 }

@@ -4,7 +4,7 @@ use ratatui::text::{Line, Span};
 
 use crate::event::Nanos;
 use crate::tui::figures::{bars, clock, count, cut, duration, percentile, short};
-use crate::tui::model::Model;
+use crate::tui::model::{List, Model};
 use crate::tui::rows;
 use crate::tui::view::frame::heading;
 use crate::tui::view::overview::list_row;
@@ -67,7 +67,7 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
     let mut lines = vec![Line::styled(
         format!(
             "  {:<11}{:<8}{:<14}{:>9}  {:<12}{:>8}  {}",
-            "kind", "slot", "gfn", "open for", "opened", "tid", "harvests inside"
+            "kind", "slot", "gfn", "open for", "opened", "tid", "harvests"
         ),
         model.palette.quiet(),
     )];
@@ -78,7 +78,7 @@ pub fn table(model: &Model, first: usize, height: usize, width: usize) -> Vec<Li
     }
     for (index, window) in windows.iter().enumerate().skip(first).take(height) {
         let text = cut(&row(window, begin), width.saturating_sub(2), model.palette.glyphs);
-        lines.push(list_row(model, index, vec![Span::raw(text)]));
+        lines.push(list_row(model, (List::Windows, index), vec![Span::raw(text)]));
     }
     lines
 }

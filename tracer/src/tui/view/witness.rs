@@ -12,9 +12,9 @@
 use ratatui::text::{Line, Span};
 
 use crate::event::Tid;
-use crate::summary::Summary;
 use crate::tui::describe;
-use crate::tui::figures::{duration, wrap};
+use crate::tui::figures::{cut, duration, wrap};
+use crate::tui::model::Model;
 use crate::tui::palette::Palette;
 use crate::verdict::{Verdict, Witness};
 
@@ -29,12 +29,8 @@ const WITHIN_FROM: usize = 100;
 
 /// The drawing, and the orders that hold or do not hold between the steps.
 #[must_use]
-pub fn lines(
-    witness: &Witness,
-    summary: &Summary,
-    palette: &Palette,
-    width: usize,
-) -> Vec<Line<'static>> {
+pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
     let threads = threads(witness);
     if threads.is_empty() {
         return vec![Line::styled("no events were kept for this finding", palette.quiet())];
@@ -46,7 +42,7 @@ pub fn lines(
     let bar = format!(" {} ", palette.glyphs.column);
     let unordered = unordered(witness);
 
-    let mut lines = vec![header(witness, summary, &threads, column, within, palette)];
+    let mut lines = vec![header(model, witness, &threads, column, within)];
     let origin = witness.steps.iter().map(|step| step.event.span.lo).min().unwrap_or_default();
     for (index, step) in witness.steps.iter().enumerate() {
         let is_losing = witness.losing == Some(index);
@@ -94,17 +90,17 @@ fn threads(witness: &Witness) -> Vec<Tid> {
 }
 
 fn header(
+    model: &Model,
     witness: &Witness,
-    summary: &Summary,
     threads: &[Tid],
     column: usize,
     within: usize,
-    palette: &Palette,
 ) -> Line<'static> {
+    let palette = &model.palette;
     let names = threads.iter().map(|tid| {
         let step = witness.steps.iter().find(|step| step.event.tid == *tid);
-        let name = step.map_or_else(String::new, |step| describe::thread(summary, &step.event));
-        format!("{name:<column$}")
+        let name = step.map_or_else(String::new, |step| describe::thread(model, &step.event));
+        format!("{:<column$}", cut(&name, column, palette.glyphs))
     });
     let bar = format!(" {} ", palette.glyphs.column);
     let names: Vec<_> = names.collect();

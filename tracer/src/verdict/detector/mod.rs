@@ -234,9 +234,8 @@ impl Detector {
     }
 
     /// A configured bound was reached: what is not followed cannot be judged.
-    fn reach_limit(&mut self, at: Nanos) {
+    fn reach_limit(&mut self, _at: Nanos) {
         self.ledger.unknown(UnknownCause::Limit, 1);
-        let _ = at;
     }
 
     /// The trace has ended.
@@ -302,6 +301,11 @@ impl Detector {
 
 /// What the summary takes over.
 impl Detector {
+    /// See [`Spool::after`].
+    pub fn recent(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
+        self.ctx.spool.after(after)
+    }
+
     /// Verdicts so far.
     #[must_use]
     pub const fn counts(&self) -> VerdictCounts {
