@@ -88,6 +88,8 @@ pub struct Offsets {
     pub ring_size: u32,
     /// `kvm_dirty_ring.index`.
     pub ring_index: u32,
+    /// `kvm_dirty_ring.dirty_gfns`.
+    pub ring_dirty_gfns: u32,
     /// `gfn_to_hva_cache.gpa`.
     pub ghc_gpa: u32,
     /// `gfn_to_hva_cache.hva`.
@@ -165,6 +167,7 @@ impl Offsets {
         ring_reset_index: ABSENT,
         ring_size: ABSENT,
         ring_index: ABSENT,
+        ring_dirty_gfns: ABSENT,
         ghc_gpa: ABSENT,
         ghc_hva: ABSENT,
         ghc_memslot: ABSENT,

@@ -91,6 +91,32 @@ pub struct SlotExtent {
 #[map]
 pub static RINGS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 
+/// What resets in progress have popped and not read back yet (tracepoint plan).
+#[map]
+pub static POPS: HashMap<PopKey, Pop> = HashMap::with_max_entries(limits::POPS_MAX, 0);
+
+/// Key of [`POPS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PopKey {
+    /// The thread in KVM_RESET_DIRTY_RINGS.
+    pub tid: u32,
+    /// Number of the ring within that ioctl.
+    pub n: u32,
+}
+
+/// A run of entries one reset popped from one ring.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pop {
+    /// `struct kvm_dirty_ring *`.
+    pub ring: u64,
+    /// Its `reset_index` before.
+    pub before: u32,
+    /// And after.
+    pub after: u32,
+}
+
 /// The SPTE last set for a gfn, to be read back when a harvest takes the gfn (tracepoint plan).
 ///
 /// Indexed by the low bits of the gfn: an entry is forgotten when another gfn needs its place, never wrong, because

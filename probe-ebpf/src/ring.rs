@@ -10,6 +10,7 @@ use crate::config::offset;
 use crate::emit::{self, Fact};
 use crate::kernel::{field, field_or_0};
 use crate::maps::RINGS;
+use crate::popped;
 use crate::vm::is_followed;
 
 /// The VM of a dirty ring.
@@ -74,7 +75,10 @@ pub fn ring_reset(ctx: RawTracePointContext) -> i32 {
     let before = unsafe { RINGS.get(&ring) }.copied();
     let _ = RINGS.insert(&ring, after as u32, 0);
     let (before, flags) = match before {
-        Some(before) => (u64::from(before), flag::AT_TRACEPOINT),
+        Some(before) => {
+            popped::note(ring, before, after as u32);
+            (u64::from(before), flag::AT_TRACEPOINT)
+        }
         None => (after, flag::AT_TRACEPOINT | flag::RESET_NO_BEFORE),
     };
     emit::boundary(

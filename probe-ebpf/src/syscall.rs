@@ -9,6 +9,7 @@ use crate::config::{config, offset};
 use crate::emit::{self, Fact};
 use crate::kernel::{current_task, current_tgid, field_or_0, flush_requests, now, read};
 use crate::maps::{SLOTS, SlotExtent};
+use crate::popped;
 use crate::request::{self, Request};
 use crate::thread::{Ioctl, Thread};
 use crate::vm::{Slot, adopt_created, is_followed};
@@ -87,6 +88,8 @@ fn begin(kvm: u64, op: IoctlOp, request: &Request) {
         npages = extent.npages;
     }
     thread.kvm = kvm;
+    thread.pops = 0;
+    thread.pops_cut = 0;
     thread.ioctl = Ioctl {
         begin_ns: now(),
         op: request.opref,
@@ -141,6 +144,14 @@ fn end(thread: &mut Thread, ret: i64) {
     match IoctlOp::from_u8(thread.ioctl.op as u8) {
         Some(IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog) if ret == 0 => {
             words::emit_all(thread);
+            emitted = thread.walk.emitted;
+            if thread.walk.is_cut != 0 {
+                flags = flag::WORDS_CUT;
+            }
+        }
+        // The return value is the number of entries popped.
+        Some(IoctlOp::ResetDirtyRings) if ret >= 0 => {
+            popped::emit_all(thread);
             emitted = thread.walk.emitted;
             if thread.walk.is_cut != 0 {
                 flags = flag::WORDS_CUT;

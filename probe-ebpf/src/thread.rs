@@ -27,6 +27,10 @@ pub struct Thread {
     pub wait_ns: u64,
     /// The lock and its contention flags.
     pub wait_flags: u64,
+    /// Runs of ring entries its RESET has popped so far.
+    pub pops: u32,
+    /// Non-zero: a run found no room.
+    pub pops_cut: u32,
     /// The bitmap of the ioctl, while its words are emitted.
     pub walk: Walk,
     /// What the kprobe plan has open.

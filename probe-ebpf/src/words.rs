@@ -20,21 +20,33 @@ use crate::thread::Thread;
 /// Words read at once.
 const CHUNK: u32 = 8;
 
-/// A walk over one bitmap; part of [`Thread`].
+/// A walk over one bitmap, or over the entries popped from rings ([`crate::popped`]); part of [`Thread`].
 #[repr(C)]
 pub struct Walk {
-    kvm: u64,
-    user: u64,
+    /// The VM.
+    pub kvm: u64,
+    /// The bitmap in user space; the `dirty_gfns` of the ring in hand.
+    pub user: u64,
     first_gfn: u64,
     words: u64,
-    /// First word of the chunk in hand.
-    first: u64,
-    readbacks_left: u64,
+    /// First word of the chunk in hand; first index popped from the ring in hand.
+    pub first: u64,
+    /// The ring in hand and its size.
+    pub ring: u64,
+    /// Entries of that ring.
+    pub ring_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// SPTEs that may still be read back.
+    pub readbacks_left: u64,
     /// The word in hand: its first gfn, its bits, and which of them were read back without and with W.
-    gfn: u64,
-    mask: u64,
-    protected: u64,
-    writable: u64,
+    pub gfn: u64,
+    /// See `gfn`.
+    pub mask: u64,
+    /// See `gfn`.
+    pub protected: u64,
+    /// See `gfn`.
+    pub writable: u64,
     /// Words emitted.
     pub emitted: u64,
     /// Non-zero: not all words could be read or emitted.
@@ -43,7 +55,7 @@ pub struct Walk {
 
 /// Runs `callback` for `0..n`, with the walk.
 #[inline(always)]
-fn each(n: u64, callback: extern "C" fn(u32, *mut &mut Walk) -> i64, mut walk: &mut Walk) {
+pub fn each(n: u64, callback: extern "C" fn(u32, *mut &mut Walk) -> i64, mut walk: &mut Walk) {
     // SAFETY: the callback has the signature `bpf_loop` asks for; the context is on this frame and outlives the call.
     unsafe {
         generated::bpf_loop(n as u32, callback as *mut c_void, ptr::from_mut(&mut walk).cast(), 0);
@@ -88,7 +100,6 @@ extern "C" fn chunk(index: u32, walk: *mut &mut Walk) -> i64 {
 
 /// `bpf_loop` callback: one word of the chunk.
 extern "C" fn word(index: u32, walk: *mut &mut Walk) -> i64 {
-    const BPF_RB_AVAIL_DATA: u64 = 0;
     // SAFETY: as for `chunk`.
     let walk = unsafe { &mut **walk };
     let index = walk.first + u64::from(index);
@@ -102,12 +113,6 @@ extern "C" fn word(index: u32, walk: *mut &mut Walk) -> i64 {
     if mask == 0 {
         return 0;
     }
-    // The ends of ioctls must find room however many words there are.
-    let used = SYSCALL_RING.query(BPF_RB_AVAIL_DATA);
-    if used > u64::from(limits::SYSCALL_RING_BYTES - limits::SYSCALL_RING_RESERVE) {
-        walk.is_cut = 1;
-        return 1;
-    }
     walk.gfn = walk.first_gfn + index * 64;
     walk.mask = mask;
     walk.protected = 0;
@@ -115,6 +120,19 @@ extern "C" fn word(index: u32, walk: *mut &mut Walk) -> i64 {
     if walk.readbacks_left >= 64 {
         walk.readbacks_left -= 64;
         each(64, read_back, walk);
+    }
+    i64::from(!emit(walk))
+}
+
+/// Emits the word in hand; `false` if there is no room for more.
+#[inline(always)]
+pub fn emit(walk: &mut Walk) -> bool {
+    const BPF_RB_AVAIL_DATA: u64 = 0;
+    // The ends of ioctls must find room however many words there are.
+    let used = SYSCALL_RING.query(BPF_RB_AVAIL_DATA);
+    if used > u64::from(limits::SYSCALL_RING_BYTES - limits::SYSCALL_RING_RESERVE) {
+        walk.is_cut = 1;
+        return false;
     }
     walk.emitted += 1;
     emit::syscall(
@@ -127,36 +145,41 @@ extern "C" fn word(index: u32, walk: *mut &mut Walk) -> i64 {
             args: [walk.gfn, walk.mask, walk.protected, walk.writable],
         },
     );
-    0
+    true
 }
 
 /// `bpf_loop` callback: reads back the SPTE of one page of the word.
+extern "C" fn read_back(bit: u32, walk: *mut &mut Walk) -> i64 {
+    // SAFETY: as for `chunk`.
+    let walk = unsafe { &mut **walk };
+    if walk.mask & 1u64 << (bit & 63) != 0 {
+        look(walk, bit);
+    }
+    0
+}
+
+/// Notes whether the SPTE last set for page `bit` of the word lets writes through now.
 ///
 /// The value is believed only if it is present and maps the frame that was set: a page-table page may have been freed
 /// and reused since.
-extern "C" fn read_back(bit: u32, walk: *mut &mut Walk) -> i64 {
+#[inline(always)]
+pub fn look(walk: &mut Walk, bit: u32) {
     const W: u64 = 1 << 1;
-    // SAFETY: as for `chunk`.
-    let walk = unsafe { &mut **walk };
     let gfn = walk.gfn + u64::from(bit);
     let bit = 1u64 << (bit & 63);
-    if walk.mask & bit == 0 {
-        return 0;
-    }
-    let Some(entry) = READBACK.get((gfn & config!(readback_mask)) as u32) else { return 0 };
+    let Some(entry) = READBACK.get((gfn & config!(readback_mask)) as u32) else { return };
     if entry.tag != tag(walk.kvm, gfn) {
-        return 0;
+        return;
     }
-    let Some(spte) = read::<u64>(entry.sptep) else { return 0 };
+    let Some(spte) = read::<u64>(entry.sptep) else { return };
     let present = config!(present_mask);
     let is_present = if present == 0 { spte != 0 } else { spte & present != 0 };
     if !is_present || (spte ^ entry.spte) & config!(pfn_mask) != 0 {
-        return 0;
+        return;
     }
     if spte & W == 0 {
         walk.protected |= bit;
     } else {
         walk.writable |= bit;
     }
-    0
 }

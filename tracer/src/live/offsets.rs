@@ -59,6 +59,7 @@ pub fn of(btf: &Btf) -> Offsets {
         ring_reset_index = "kvm_dirty_ring" "reset_index",
         ring_size = "kvm_dirty_ring" "size",
         ring_index = "kvm_dirty_ring" "index",
+        ring_dirty_gfns = "kvm_dirty_ring" "dirty_gfns",
         ghc_gpa = "gfn_to_hva_cache" "gpa",
         ghc_hva = "gfn_to_hva_cache" "hva",
         ghc_memslot = "gfn_to_hva_cache" "memslot",

@@ -64,6 +64,8 @@ pub(crate) mod page_flag {
     pub const SHADOW: u8 = 16;
     /// The bit is set since logging began.
     pub const INITIALLY_SET: u8 = 32;
+    /// Read back writable at the return of the RESET that popped its entry, and not pushed since.
+    pub const LEFT_OPEN: u8 = 64;
     /// Read back writable at a harvest's return; a fault's record may still explain it.
     pub const SUSPECT: u8 = 128;
 }

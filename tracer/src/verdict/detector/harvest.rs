@@ -75,6 +75,7 @@ impl Detector {
             words: 0,
             pages: PageTally::default(),
             is_over: false,
+            popped: None,
         }
     }
 
@@ -148,8 +149,22 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, u64::from(mask.count_ones()));
             return;
         };
-        let slot = self.vms[vm].slot(ioctl.op.slot, first);
-        ioctl.slot = Some(slot);
+        let slot = match ioctl.op.op {
+            IoctlOp::ResetDirtyRings => match self.slot_of_popped(vm, &ioctl, first) {
+                Ok(slot) => slot,
+                Err(cause) => {
+                    ioctl.words += 1;
+                    self.threads.get_mut(place).ioctl = Some(ioctl);
+                    self.ledger.unknown(cause, u64::from(mask.count_ones()));
+                    return;
+                }
+            },
+            _ => {
+                let slot = self.vms[vm].slot(ioctl.op.slot, first);
+                ioctl.slot = Some(slot);
+                slot
+            }
+        };
         if !ioctl.is_taker {
             ioctl.words += 1;
             ioctl.pages.taken += u64::from(mask.count_ones());
@@ -407,6 +422,7 @@ impl Detector {
         if ioctl.is_taker {
             let outcome = Outcome { own_flush, counter_moved, is_complete };
             self.judge_pages(at, place, &ioctl, outcome);
+            self.settle_left_open(vm, false);
             if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, is_complete && ret == 0, slot)
             {
                 self.judge_overdue(at, vm, slot, begin);

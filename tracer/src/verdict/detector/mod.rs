@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `harvest` and `verify`, `host_write`,
-//! `memory` and `enable` (slots and logging), `ring`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State
+//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State
 //! is per page, thread, slot and VM; nothing grows with the trace.
 
 mod case;
@@ -17,6 +17,7 @@ mod harvest;
 mod host_write;
 mod mark;
 mod memory;
+mod popped;
 mod residue;
 mod ring;
 mod slot;
@@ -218,8 +219,12 @@ impl Detector {
             EventKind::RunBegin { vcpu } => {
                 let thread = self.threads.place(at.event.tid);
                 self.threads.get_mut(thread).vcpu = Some(vcpu);
+                self.note_outside(at, vcpu, true);
             }
-            EventKind::RunEnd { .. } => self.on_run_end(at),
+            EventKind::RunEnd { vcpu, .. } => {
+                self.on_run_end(at);
+                self.note_outside(at, vcpu, false);
+            }
             EventKind::SpteSet { .. } => self.on_spte_set(at),
             EventKind::Split { page, errno, .. } => self.on_split(at, page, errno),
             EventKind::Zap { .. } => self.on_zap(at),

@@ -18,6 +18,7 @@ impl Detector {
             }
         }
         for vm in 0..self.vms.len() {
+            self.settle_left_open(vm, true);
             for slot in 0..self.vms[vm].slots.len() {
                 self.judge_slot_residue(vm, slot);
             }

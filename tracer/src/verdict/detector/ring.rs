@@ -1,12 +1,12 @@
 //! Dirty rings: pushes report a page, resets take it back (K06).
 
-use crate::event::{EventKind, Gfn, MarkWord, VcpuId};
+use crate::event::{EventKind, Gfn, MarkWord, Operation, VcpuId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
-use super::slot::Ring;
+use super::slot::{Outside, Ring};
 use super::thread::{OpenIoctl, PendingMark, Suspect, WORDS_MAX};
 use super::{At, Detector};
 
@@ -31,6 +31,7 @@ impl Detector {
             ..PendingMark::default()
         };
         self.threads.get_mut(place).pushes.push(push);
+        self.explain_popped(vm, slot, gfn);
         self.log_push(vm, vcpu, (slot, gfn), index);
         self.note_mark(at, vm, slot, gfn);
     }
@@ -71,17 +72,20 @@ impl Detector {
     }
 
     pub(super) fn on_ring_reset(&mut self, at: At<'_>) {
-        let EventKind::RingReset { vcpu, before, after, bracketed, .. } = at.event.kind else {
-            return;
-        };
+        let EventKind::RingReset { vcpu, before, after, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
+        // Every ring is reset in turn, so that every vCPU is known from here on.
+        self.vms[vm].outside.entry(vcpu).or_insert(Outside::UNSEEN);
         let popped = after.wrapping_sub(before);
-        if !bracketed || popped == 0 {
+        if popped == 0 {
             self.pop_unseen(vm, vcpu, after);
             return;
         }
         let place = self.threads.place(at.event.tid);
-        let begun = self.threads.get_mut(place).ioctl.as_ref().map(|ioctl| ioctl.ordinal);
+        let begun = self.threads.get_mut(place).ioctl.as_mut().map(|ioctl| {
+            ioctl.popped = Some(at.ordinal);
+            ioctl.ordinal
+        });
         let Some(ring) = self.vms[vm].rings.iter_mut().find(|ring| ring.vcpu == vcpu) else {
             self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(popped));
             return;
@@ -109,14 +113,26 @@ impl Detector {
         }
     }
 
-    /// Entries up to `after` are gone; what became of them was not seen.
+    /// Entries up to `after` are gone; how they were popped was not seen.
     fn pop_unseen(&mut self, vm: usize, vcpu: VcpuId, after: u32) {
         let Some(ring) = self.vms[vm].rings.iter_mut().find(|ring| ring.vcpu == vcpu) else {
             return;
         };
-        let count = (after.wrapping_sub(ring.first) as usize).min(ring.entries.len());
-        ring.entries.drain(..count);
-        ring.first = ring.first.wrapping_add(count as u32);
+        let count = after.wrapping_sub(ring.first) as usize;
+        if count <= ring.entries.len() {
+            ring.entries.drain(..count);
+            ring.first = after;
+            self.ledger.unknown(UnknownCause::BeforeAttach, count as u64);
+        }
+    }
+
+    /// A vCPU enters or leaves KVM_RUN: no fault of it is in progress.
+    pub(super) fn note_outside(&mut self, at: At<'_>, vcpu: VcpuId, is_inside: bool) {
+        let vm = self.vm(at.event.vm);
+        if self.vms[vm].ring_bytes != 0 {
+            let outside = Outside { seen: at.event.span.hi, record: at.ordinal, is_inside };
+            self.vms[vm].outside.insert(vcpu, outside);
+        }
     }
 
     /// K06: an entry was popped and its page not among those the reset protected.
@@ -135,9 +151,14 @@ impl Detector {
         if ioctl.ordinal < taken {
             return;
         }
+        let is_bracketed = self.ctx.spool.event(reset).is_some_and(|event| {
+            matches!(event.kind, EventKind::RingReset { bracketed: true, .. })
+        });
         let verdict = match self.ctx.protection(&page) {
             _ if !is_complete => Err(UnknownCause::Dropped),
             _ if !self.ctx.rules.is_on(RuleId::K06) => return,
+            // What the tracepoint cannot show, the read-back would have.
+            _ if !is_bracketed => Err(UnknownCause::NotObserved(Operation::WriteProtect)),
             // Nobody can write it unlogged: the entry was superfluous.
             Ok(Protection::Closed) => Ok(Verdict::Safe),
             Ok(Protection::Open) => {

@@ -1,5 +1,7 @@
 //! Slots and VMs as the detector keeps them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::event::{Gfn, Nanos, RawEvent, SlotId, Span, VcpuId, VmId};
 use crate::order::Ordinal;
 use crate::verdict::page::{Page, PageTable, Protection, Report};
@@ -38,6 +40,10 @@ pub(crate) struct Vm {
     /// Zaps that name no page: the ordinal of the last one.
     pub last_zap: Ordinal,
     pub rings: Vec<Ring>,
+    /// When each vCPU was last seen outside KVM_RUN (rings only).
+    pub outside: BTreeMap<VcpuId, Outside>,
+    /// Popped pages read back writable that a lockless fault in progress could still explain.
+    pub left_open: Vec<LeftOpen>,
 }
 
 /// One memslot.
@@ -134,6 +140,37 @@ pub(crate) struct Ring {
     pub entries: std::collections::VecDeque<(usize, Gfn)>,
 }
 
+/// A vCPU seen at an end of KVM_RUN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outside {
+    pub seen: Nanos,
+    /// The record that showed it.
+    pub record: Ordinal,
+    /// It has entered KVM_RUN since, or nothing was seen of it.
+    pub is_inside: bool,
+}
+
+/// A page whose entry a RESET popped, read back writable when it returned (tracepoint plan).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftOpen {
+    pub slot: usize,
+    pub gfn: Gfn,
+    /// Begin of the RESET, its pop, the read-back, its return.
+    pub records: [Ordinal; 4],
+    /// Read back at this time or earlier.
+    pub read: Nanos,
+}
+
+impl Outside {
+    /// Nothing was seen of the vCPU.
+    pub const UNSEEN: Self = Self { seen: Nanos(0), record: 0, is_inside: true };
+
+    /// It was in no fault at some moment since.
+    pub const fn is_since(&self, then: Nanos, epsilon_ns: u64) -> bool {
+        !self.is_inside || then.0.saturating_add(epsilon_ns) < self.seen.0
+    }
+}
+
 /// The last few of something, newest last, without allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recent<T, const N: usize> {
@@ -197,6 +234,8 @@ impl Vm {
             open_harvests: 0,
             last_zap: 0,
             rings: Vec::new(),
+            outside: BTreeMap::new(),
+            left_open: Vec::new(),
         }
     }
 
@@ -208,6 +247,11 @@ impl Vm {
     /// All bits are set when logging is turned on.
     pub const fn is_initially_set(&self) -> bool {
         self.manual_protect & 2 != 0
+    }
+
+    /// The entries that are in the rings, as far as they were seen.
+    pub fn pushed(&self) -> BTreeSet<(usize, Gfn)> {
+        self.rings.iter().flat_map(|ring| ring.entries.iter().copied()).collect()
     }
 
     /// The slot of that id, made if it was never shown: then `near` is a page of it.

@@ -112,6 +112,8 @@ pub(crate) struct OpenIoctl {
     pub pages: PageTally,
     /// Words or suspects found no room.
     pub is_over: bool,
+    /// Its last pop of ring entries.
+    pub popped: Option<Ordinal>,
 }
 
 /// How the pages an open harvest took stand.

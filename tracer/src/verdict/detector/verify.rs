@@ -1,6 +1,6 @@
 //! What a harvest owes every page it took: protection and a flush before it returns (K04, K05).
 
-use crate::event::{EventKind, Gfn, Operation, Span};
+use crate::event::{EventKind, Gfn, IoctlOp, Operation, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
@@ -65,9 +65,14 @@ impl Detector {
                 }
             }
         }
+        let mut again = None;
         for suspect in &suspects {
             if suspect.is_popped {
                 self.judge_popped(at, ioctl, *suspect, outcome.is_complete);
+            } else if ioctl.op.op == IoctlOp::ResetDirtyRings && self.is_user_word(suspect.word) {
+                let again = again.get_or_insert_with(|| self.vms[ioctl.vm].pushed());
+                let is_pushed = again.contains(&(suspect.slot, suspect.gfn));
+                self.judge_read_back(at, ioctl, *suspect, (is_pushed, outcome.is_complete));
             } else {
                 self.judge_suspect(at, ioctl.vm, *suspect, outcome.is_complete);
             }
@@ -214,6 +219,11 @@ impl Detector {
         assumed
     }
 
+    fn is_user_word(&self, word: Ordinal) -> bool {
+        let event = self.ctx.spool.event(word);
+        event.is_some_and(|event| matches!(event.kind, EventKind::UserWord { .. }))
+    }
+
     /// K04: the page was open when its bit was taken, and nobody was seen to close it.
     fn judge_suspect(&mut self, at: At<'_>, vm: usize, suspect: Suspect, is_complete: bool) {
         let Suspect { slot, gfn, word, .. } = suspect;
@@ -241,10 +251,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::NotObserved(Operation::Zap), 1);
             return;
         }
-        let is_user_word = matches!(
-            self.ctx.spool.event(word).map(|event| event.kind),
-            Some(EventKind::UserWord { .. })
-        );
+        let is_user_word = self.is_user_word(word);
         if is_user_word && !self.ctx.fast_fault_is_observed {
             // A lockless fault may have opened it again without a record.
             self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);

@@ -14,11 +14,14 @@
 //! ```
 //!
 //! Evidence: the pushes with their index, the reset's indexes before and after, and the batches protected in
-//! between.
+//! between. On the tracepoint plan the SPTEs of the popped entries, read back when the ioctl returns: one that lets writes
+//! through is `lost` if no entry pushed since names the page and every vCPU has left KVM_RUN since, so that no lockless
+//! fault can be between its store and its push.
 //!
-//! Look-alikes: batches with an empty mask (6.1); duplicates in a batch; entries of slots that are gone.
+//! Look-alikes: batches with an empty mask (6.1); duplicates in a batch; entries of slots that are gone; pages pushed
+//! again before the return.
 //!
-//! Blind spots: entries pushed before we attached.
+//! Blind spots: entries pushed before we attached; on the tracepoint plan SPTEs of a page other than the one last set.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};
@@ -31,8 +34,8 @@ pub const RULE: Rule = Rule {
     sentence: "A ring reset popped entries whose pages were not all write-protected and flushed before RESET returned.",
     needs: &[
         (Operation::RingPush, Evidence::Nearest),
-        (Operation::RingReset, Evidence::Direct),
-        (Operation::HarvestWord, Evidence::Direct),
+        (Operation::RingReset, Evidence::Nearest),
+        (Operation::HarvestWord, Evidence::Nearest),
     ],
     wants: &[(Operation::Flush, Evidence::Direct)],
     source: include_str!("k06_ring_reset_dropped.rs"),
