@@ -49,7 +49,9 @@ impl Detector {
         }
         let cause = match self.ctx.spool.event(word) {
             _ if !is_complete => UnknownCause::Dropped,
-            _ if !self.ctx.rules.is_on(RuleId::K06) => UnknownCause::NotObserved(Operation::RingReset),
+            _ if !self.ctx.rules.is_on(RuleId::K06) => {
+                UnknownCause::NotObserved(Operation::RingReset)
+            }
             _ if is_pushed => {
                 self.with_page(vm, slot, gfn, |page, _| page.report = Report::Marked);
                 self.benign(LookAlike::ReopenedInHarvest);
@@ -64,8 +66,7 @@ impl Detector {
                 UnknownCause::NotObserved(Operation::WriteProtect)
             }
             Some(event) if self.vms[vm].left_open.len() < WORDS_MAX => {
-                let records =
-                    [ioctl.ordinal, ioctl.popped.unwrap_or_default(), word, at.ordinal];
+                let records = [ioctl.ordinal, ioctl.popped.unwrap_or_default(), word, at.ordinal];
                 let read = event.span.hi;
                 self.vms[vm].left_open.push(LeftOpen { slot, gfn, records, read });
                 self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::LEFT_OPEN, true));
