@@ -24,7 +24,7 @@ pub const THREADS_MAX: u32 = 16_384;
 /// VMs one trace follows.
 pub const VMS_MAX: u32 = 256;
 
-/// Runs of entries that ring resets in progress have popped and not read back yet, over all VMs: one per vCPU and RESET.
+/// Runs of entries that ring resets in progress have popped and not read back yet: one per vCPU and RESET.
 pub const POPS_MAX: u32 = 4096;
 
 /// SPTEs remembered for read-back at harvest by the tracepoint plan (an LRU: older ones are forgotten, not wrong).

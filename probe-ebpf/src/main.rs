@@ -5,8 +5,8 @@
 //! programs; which ones is decided in user space (`tracer/src/live/plan.rs`).
 //!
 //! Limits that shape the code: Linux 5.10 has no BPF atomics that return a value and no `bpf_loop`; programs that use
-//! `bpf_loop` ([`words`], [`popped`]) are loaded only where it exists. rustc emits no CO-RE relocations, so field offsets arrive
-//! as constants ([`config`]).
+//! `bpf_loop` ([`words`], [`popped`]) are loaded only where it exists. rustc emits no CO-RE relocations, so field
+//! offsets arrive as constants ([`config`]).
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]

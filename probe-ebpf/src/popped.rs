@@ -5,8 +5,8 @@
 //!                                                                  note --^             emit_all --^
 //! ```
 //!
-//! The tracepoint gives the indexes; the entries stay in the ring until it comes round. They are read at the return, not
-//! at the tracepoint, because there `slots_lock` is held and the kernel is not to be kept from its flush.
+//! The tracepoint gives the indexes; the entries stay in the ring until it comes round. They are read at the return,
+//! not at the tracepoint, because there `slots_lock` is held and the kernel is not to be kept from its flush.
 
 use kvmdirty_common::IoctlOp;
 use kvmdirty_common::target::ABSENT;

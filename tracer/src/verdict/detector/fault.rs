@@ -3,7 +3,7 @@
 //! A store that opens a page must have a mark of the same fault. Slow paths mark first and store second under one hold
 //! of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
 
-use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VmId};
+use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
@@ -234,7 +234,8 @@ impl Detector {
         self.judge_decision(at, place);
     }
 
-    pub(super) fn on_run_end(&mut self, at: At<'_>) {
+    pub(super) fn on_run_end(&mut self, at: At<'_>, vcpu: VcpuId) {
+        self.note_outside(at, vcpu, false);
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         self.judge_stores(at, vm, None);

@@ -149,20 +149,13 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, u64::from(mask.count_ones()));
             return;
         };
-        let slot = match ioctl.op.op {
-            IoctlOp::ResetDirtyRings => match self.slot_of_popped(vm, &ioctl, first) {
-                Ok(slot) => slot,
-                Err(cause) => {
-                    ioctl.words += 1;
-                    self.threads.get_mut(place).ioctl = Some(ioctl);
-                    self.ledger.unknown(cause, u64::from(mask.count_ones()));
-                    return;
-                }
-            },
-            _ => {
-                let slot = self.vms[vm].slot(ioctl.op.slot, first);
-                ioctl.slot = Some(slot);
-                slot
+        let slot = match self.slot_of_user_word(vm, &mut ioctl, first) {
+            Ok(slot) => slot,
+            Err(cause) => {
+                ioctl.words += 1;
+                self.threads.get_mut(place).ioctl = Some(ioctl);
+                self.ledger.unknown(cause, u64::from(mask.count_ones()));
+                return;
             }
         };
         if !ioctl.is_taker {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `harvest` and `verify`, `host_write`,
-//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State
-//! is per page, thread, slot and VM; nothing grows with the trace.
+//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the
+//! end). State is per page, thread, slot and VM; nothing grows with the trace.
 
 mod case;
 mod enable;
@@ -216,15 +216,8 @@ impl Detector {
             EventKind::RmapAdd { .. } => {}
             EventKind::HostWrite { .. } => self.on_host_write(at),
             EventKind::RingPush { .. } => self.on_ring_push(at),
-            EventKind::RunBegin { vcpu } => {
-                let thread = self.threads.place(at.event.tid);
-                self.threads.get_mut(thread).vcpu = Some(vcpu);
-                self.note_outside(at, vcpu, true);
-            }
-            EventKind::RunEnd { vcpu, .. } => {
-                self.on_run_end(at);
-                self.note_outside(at, vcpu, false);
-            }
+            EventKind::RunBegin { vcpu } => self.on_run_begin(at, vcpu),
+            EventKind::RunEnd { vcpu, .. } => self.on_run_end(at, vcpu),
             EventKind::SpteSet { .. } => self.on_spte_set(at),
             EventKind::Split { page, errno, .. } => self.on_split(at, page, errno),
             EventKind::Zap { .. } => self.on_zap(at),

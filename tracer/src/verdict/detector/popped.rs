@@ -9,7 +9,7 @@
 //! Without such an entry W was never cleared, or a lockless fault is between its cmpxchg and its push. A vCPU that is
 //! seen outside KVM_RUN afterwards is in no fault.
 
-use crate::event::{Event, EventKind, Gfn, Operation};
+use crate::event::{Event, EventKind, Gfn, IoctlOp, Operation};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
@@ -20,13 +20,18 @@ use super::thread::{OpenIoctl, Suspect, WORDS_MAX};
 use super::{At, Detector};
 
 impl Detector {
-    /// The slot of a word of popped entries, which names none.
-    pub(super) fn slot_of_popped(
+    /// The slot of a word: that of the ioctl, or of a RESET, which names none, the one that holds the page.
+    pub(super) fn slot_of_user_word(
         &mut self,
         vm: usize,
-        ioctl: &OpenIoctl,
+        ioctl: &mut OpenIoctl,
         first: Gfn,
     ) -> Result<usize, UnknownCause> {
+        if ioctl.op.op != IoctlOp::ResetDirtyRings {
+            let slot = self.vms[vm].slot(ioctl.op.slot, first);
+            ioctl.slot = Some(slot);
+            return Ok(slot);
+        }
         // A reset whose pop was not seen has dropped a record.
         ioctl.popped.ok_or(UnknownCause::Dropped)?;
         let slot = self.vms[vm].slot_of(first, None);
@@ -87,7 +92,7 @@ impl Detector {
         self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);
     }
 
-    /// Judges the pages that were left open before every vCPU was seen outside; at the end of the trace also the others.
+    /// Judges the pages that were left open before every vCPU was seen outside; at the end also the others.
     pub(super) fn settle_left_open(&mut self, vm: usize, is_end: bool) {
         if self.vms[vm].left_open.is_empty() {
             return;

@@ -126,6 +126,12 @@ impl Detector {
         }
     }
 
+    pub(super) fn on_run_begin(&mut self, at: At<'_>, vcpu: VcpuId) {
+        let thread = self.threads.place(at.event.tid);
+        self.threads.get_mut(thread).vcpu = Some(vcpu);
+        self.note_outside(at, vcpu, true);
+    }
+
     /// A vCPU enters or leaves KVM_RUN: no fault of it is in progress.
     pub(super) fn note_outside(&mut self, at: At<'_>, vcpu: VcpuId, is_inside: bool) {
         let vm = self.vm(at.event.vm);

@@ -14,9 +14,9 @@
 //! ```
 //!
 //! Evidence: the pushes with their index, the reset's indexes before and after, and the batches protected in
-//! between. On the tracepoint plan the SPTEs of the popped entries, read back when the ioctl returns: one that lets writes
-//! through is `lost` if no entry pushed since names the page and every vCPU has left KVM_RUN since, so that no lockless
-//! fault can be between its store and its push.
+//! between. On the tracepoint plan the SPTEs of the popped entries, read back when the ioctl returns: one that lets
+//! writes through is `lost` if no entry pushed since names the page and every vCPU has left KVM_RUN since, so that no
+//! lockless fault can be between its store and its push.
 //!
 //! Look-alikes: batches with an empty mask (6.1); duplicates in a batch; entries of slots that are gone; pages pushed
 //! again before the return.
