@@ -5,8 +5,8 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `harvest` and `verify`, `host_write`,
-//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the
-//! end). State is per page, thread, slot and VM; nothing grows with the trace.
+//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue`
+//! (the end). State is per page, thread, slot and VM; nothing grows with the trace.
 
 mod case;
 mod enable;
