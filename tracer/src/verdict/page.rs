@@ -46,7 +46,7 @@ pub(crate) struct Page {
     pub protection: Protection,
     pub report: Report,
     pub flags: u8,
-    /// Low bits of the address of the SPTE seen last, 0 if none was named.
+    /// Low bits of the address of the SPTE seen last, 0 if none was named, [`SEVERAL_SPTES`] if several were.
     pub sptep: u8,
 }
 
@@ -56,8 +56,8 @@ pub(crate) mod page_flag {
     pub const MARKED_AGAIN: u8 = 1;
     /// Mapped by a huge SPTE when last seen.
     pub const HUGE: u8 = 2;
-    /// Seen under several SPTE addresses: one folded bit does not speak for all of them.
-    pub const SEVERAL: u8 = 4;
+    /// The page may have been marked before `mark` already: whether an earlier mark was taken is not known.
+    pub const FIRST_UNSURE: u8 = 4;
     /// Opened by a fault that used a slot object without logging.
     pub const UNLOGGED: u8 = 8;
     /// Opened through the shadow MMU, whose zaps are seen only as a whole.
@@ -72,7 +72,15 @@ pub(crate) mod page_flag {
 
 const _: () = assert!(size_of::<Page>() == 16);
 
+/// Seen under several SPTE addresses: one folded bit does not speak for all of them. No address has this tag.
+pub(crate) const SEVERAL_SPTES: u8 = 2;
+
 impl Page {
+    /// Mapped by a huge SPTE or by several: one folded bit does not tell enough.
+    pub const fn is_shared(&self) -> bool {
+        self.has(page_flag::HUGE) || self.sptep == SEVERAL_SPTES
+    }
+
     /// Whether the flag is set.
     pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0

@@ -77,7 +77,75 @@ pub const ACCESSED: u64 = 1 << 8;
 pub const DIRTY: u64 = 1 << 9;
 pub const MMU_WRITABLE: u64 = 1 << 58;
 
+/// A kernel, a way to harvest, an MMU, a plan: what a rule may depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Combination {
+    pub kernel: Kernel,
+    pub mode: Mode,
+    pub mmu: Mmu,
+    pub pml: bool,
+    pub huge: bool,
+    pub vcpus: u32,
+    pub plan: ProbePlan,
+}
+
+impl ProbePlan {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+impl Combination {
+    /// All that exist.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for kernel in [Kernel::V5_10, Kernel::V6_1, Kernel::V6_12] {
+            for mode in [Mode::Get, Mode::Manual, Mode::ManualInitSet, Mode::Ring] {
+                for (mmu, pml, huge) in [
+                    (Mmu::Tdp, false, false),
+                    (Mmu::Tdp, true, false),
+                    (Mmu::Tdp, false, true),
+                    (Mmu::Shadow, false, false),
+                ] {
+                    for plan in [ProbePlan::Kprobe, ProbePlan::Tracepoint] {
+                        for vcpus in [1, 3] {
+                            all.push(Self { kernel, mode, mmu, pml, huge, vcpus, plan });
+                        }
+                    }
+                }
+            }
+        }
+        all.retain(|one| one.kernel != Kernel::V5_10 || one.mode != Mode::Ring && !one.huge);
+        all
+    }
+}
+
+impl std::fmt::Display for Combination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kernel, mode, mmu, pml, huge, vcpus, plan } = self;
+        let kind = match (pml, huge) {
+            (true, _) => " pml",
+            (_, true) => " huge",
+            _ => "",
+        };
+        write!(f, "{} {kernel:?} {mode:?} {mmu:?}{kind} {vcpus} vcpus", plan.name())
+    }
+}
+
 impl Config {
+    /// A healthy run of that combination.
+    pub fn of(seed: u64, combination: Combination) -> Self {
+        let Combination { kernel, mode, mmu, pml, huge, vcpus, plan } = combination;
+        let drawn = Self::healthy(seed);
+        let has_device = mode != Mode::Ring && kernel != Kernel::V6_1 && drawn.has_device;
+        let slots = if huge { 1 } else { drawn.slots };
+        let pages = if huge { super::huge::HUGE } else { drawn.pages.min(130) };
+        Self { kernel, mode, mmu, pml, huge, vcpus, plan, slots, pages, has_device, ..drawn }
+    }
+
     /// A healthy run on the kprobe plan.
     pub fn healthy(seed: u64) -> Self {
         let rng = Rng::new(seed);
@@ -109,7 +177,7 @@ impl Config {
             splits_eagerly: rng.chance(50),
             has_zapper: rng.chance(40),
             has_device: mode != Mode::Ring && kernel != Kernel::V6_1 && rng.chance(40),
-            attach_ns: 0,
+            attach_ns: if rng.chance(15) { rng.between(1, 40_000) } else { 0 },
         }
     }
 
@@ -119,6 +187,7 @@ impl Config {
             let mut config = Self::healthy(seed.wrapping_add(attempt << 48));
             config.seed = seed;
             config.fault = Some(fault);
+            config.attach_ns = 0;
             if fault == Fault::FlushAssumed {
                 // The harvest must find nothing but pages that somebody else has just protected.
                 config.has_zapper = true;

@@ -105,7 +105,8 @@ impl Machine {
         }
     }
 
-    /// Somebody write-protects a page for reasons of their own and flushes after releasing mmu_lock.
+    /// Somebody write-protects a page for reasons of their own (`kvm_mmu_slot_gfn_write_protect`) and flushes before
+    /// releasing mmu_lock; with the fault, after it.
     async fn write_protect(&self, t: &Thread, gfn: u64) {
         if self.config.pml {
             return;
@@ -123,11 +124,13 @@ impl Machine {
             self.emit_spte(t, VmId::UNKNOWN, gfn, (old, old & !WRITABLE));
         }
         self.step().await;
+        let flushes_late = self.is_broken_by(Fault::FlushAssumed);
+        if old & WRITABLE != 0 && !flushes_late {
+            self.flush(t).await;
+        }
         self.mmu_lock.unlock_write();
-        if old & WRITABLE != 0 {
-            if self.is_broken_by(Fault::FlushAssumed) {
-                self.long_step().await;
-            }
+        if old & WRITABLE != 0 && flushes_late {
+            self.long_step().await;
             self.flush(t).await;
         }
     }

@@ -30,4 +30,8 @@ pub mod run;
 
 pub mod seeds;
 
+pub mod judge;
+
 mod model;
+
+mod healthy;

@@ -23,10 +23,15 @@ impl Probe {
     pub fn new(config: &Config) -> Self {
         Self {
             plan: config.plan,
-            attached_at: if config.attach_ns == 0 { 0 } else { 1_000_000 + config.attach_ns },
+            attached_at: if config.attach_ns == 0 { 0 } else { u64::MAX },
             records: Vec::new(),
             seqs: BTreeMap::new(),
         }
+    }
+
+    /// Operations that begin from now on are seen.
+    pub fn attach(&mut self, now: u64) {
+        self.attached_at = now;
     }
 
     fn sees(&self, kind: Kind) -> bool {

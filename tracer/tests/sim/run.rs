@@ -27,7 +27,8 @@ pub fn run(config: Config) -> Run {
     let tool = Thread::new(90, 13, None);
     let mut tasks: Vec<Task<'_>> = vec![Box::pin(machine.vmm_thread(&vmm))];
     if config.attach_ns == 0 {
-        machine.inventory(&vmm);
+        machine.announce_vm(&vmm);
+        machine.announce_slots(&vmm);
     } else {
         tasks.push(Box::pin(attach(&machine, &tool)));
     }
@@ -48,9 +49,11 @@ pub fn run(config: Config) -> Run {
     Run { config, setup: config.setup(), records, truth }
 }
 
-/// The tool attaches while everything runs, and asks what there is.
+/// The tool attaches while everything runs: the first probe that runs adopts the VM, the inventory of its slots follows.
 async fn attach(machine: &Machine, tool: &Thread) {
     machine.wait(machine.config.attach_ns).await;
-    machine.wait(100).await;
-    machine.inventory(tool);
+    machine.probe.borrow_mut().attach(machine.clock(tool));
+    machine.announce_vm(tool);
+    machine.wait(machine.rng.between(1, 200)).await;
+    machine.announce_slots(tool);
 }

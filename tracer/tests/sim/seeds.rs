@@ -1,33 +1,55 @@
 //! Seeds: how many, which one to replay, and what a failure prints.
 
+/// Failures shown one by one.
+const SHOWN_MAX: usize = 6;
+
 /// Runs `body` for each seed; a failure names its seed and how to replay it.
 ///
 /// `KVMDIRTY_SEED=n` replays one seed, `KVMDIRTY_SEEDS=n` runs `n` times as many.
 pub fn each(test: &str, count: u64, body: impl FnMut(u64) -> Result<(), String>) {
-    if let Err(failure) = try_each(test, count, body) {
-        panic!("{failure}");
-    }
+    let mut failures = Failures::new(test);
+    failures.run(count, body);
+    failures.settle();
 }
 
-/// Like [`each`], but the first failure is the caller's.
-pub fn try_each(
-    test: &str,
-    count: u64,
-    mut body: impl FnMut(u64) -> Result<(), String>,
-) -> Result<(), String> {
-    let seeds = match replayed() {
-        Some(seed) => seed..seed + 1,
-        None => 1..1 + count * factor(),
-    };
-    for seed in seeds {
-        body(seed).map_err(|what| {
-            format!(
-                "{what}\nseed={seed:#x} ; replay: KVMDIRTY_SEED={seed:#x} cargo test \
-                 -p kvmdirty-trace --test sim -- --exact {test} --nocapture"
-            )
-        })?;
+/// The failures of a test over several groups of seeds.
+pub struct Failures<'a> {
+    test: &'a str,
+    shown: Vec<String>,
+    failed: u64,
+    runs: u64,
+}
+
+impl<'a> Failures<'a> {
+    pub fn new(test: &'a str) -> Self {
+        Self { test, shown: Vec::new(), failed: 0, runs: 0 }
     }
-    Ok(())
+
+    /// Runs `body` for each seed.
+    pub fn run(&mut self, count: u64, mut body: impl FnMut(u64) -> Result<(), String>) {
+        let seeds = match replayed() {
+            Some(seed) => seed..seed + 1,
+            None => 1..1 + count * factor(),
+        };
+        for seed in seeds {
+            self.runs += 1;
+            let Err(what) = body(seed) else { continue };
+            self.failed += 1;
+            if self.shown.len() < SHOWN_MAX {
+                self.shown.push(format!(
+                    "{what}\nseed={seed:#x} ; replay: KVMDIRTY_SEED={seed:#x} cargo test \
+                     -p kvmdirty-trace --test sim -- --exact {} --nocapture",
+                    self.test
+                ));
+            }
+        }
+    }
+
+    /// Fails if anything did.
+    pub fn settle(self) {
+        let Self { shown, failed, runs, .. } = self;
+        assert!(failed == 0, "{failed} of {runs} runs failed\n\n{}", shown.join("\n\n"));
+    }
 }
 
 /// All default seeds run, so that statements about their union hold.

@@ -54,8 +54,8 @@ impl Machine {
         world.truth.fired.extend(all);
     }
 
-    /// What the probe tells of the VM when it attaches.
-    pub fn inventory(&self, t: &Thread) {
+    /// What the probe tells of the VM when it first meets it.
+    pub fn announce_vm(&self, t: &Thread) {
         let manual_protect = match self.config.mode {
             Mode::Get | Mode::Ring => 0,
             Mode::Manual => 1,
@@ -73,9 +73,28 @@ impl Machine {
                 flushes: self.world.borrow().flushes,
             },
         );
+    }
+
+    /// The slots: as they are made, or as they are found.
+    pub fn announce_slots(&self, t: &Thread) {
         for slot in 0..self.config.slots as usize {
-            self.emit_slot(t, slot, false);
+            if self.config.attach_ns == 0 {
+                self.create_slot(t, slot);
+            } else {
+                self.emit_slot(t, slot, false);
+            }
         }
+    }
+
+    /// KVM_SET_USER_MEMORY_REGION of a new slot, before any vCPU runs.
+    fn create_slot(&self, t: &Thread, slot: usize) {
+        let (base, npages) = {
+            let world = self.world.borrow();
+            (world.slots[slot].base, world.slots[slot].npages)
+        };
+        let ioctl = self.begin(t, IoctlOp::SetMemory, slot, (base, npages), 0);
+        self.emit_slot(t, slot, true);
+        self.end(t, &ioctl, 0, 0);
     }
 
     fn emit_slot(&self, t: &Thread, slot: usize, commit: bool) {

@@ -20,9 +20,18 @@ impl Detector {
     pub(super) fn on_protect_word(&mut self, at: At<'_>, vm: usize, slot: usize) {
         let EventKind::HarvestWord { first, protected, .. } = at.event.kind else { return };
         for bit in bits(protected) {
-            self.with_page(vm, slot, Gfn(first.0.wrapping_add(bit)), |page, _| {
-                page.change(Protection::Closed, at.ordinal);
-            });
+            let gfn = Gfn(first.0.wrapping_add(bit));
+            let page = self.vms[vm].slots[slot].pages.get(gfn);
+            // The helper holds the TDP MMU's lock shared: a fault may have opened the page again behind it.
+            let is_reopened = page.protection == Protection::Open
+                && self.ctx.spool.event(page.changed.ordinal(self.ctx.spool.newest())).is_some_and(
+                    |opening| {
+                        let epsilon = self.ctx.epsilon_ns;
+                        at.event.span.lo.0 <= opening.span.hi.0.saturating_add(epsilon)
+                    },
+                );
+            let protection = if is_reopened { Protection::Unknown } else { Protection::Closed };
+            self.with_page(vm, slot, gfn, |page, _| page.change(protection, at.ordinal));
         }
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
@@ -122,10 +131,11 @@ impl Detector {
         }
     }
 
-    /// A zap that names no page may have taken the page's shadow SPTEs.
+    /// A zap that names no page may have taken the page's shadow SPTEs, or a write-protect outside of harvests
+    /// (`kvm_mmu_slot_gfn_write_protect`), of which only the flush leaves a record.
     pub(super) fn is_zapped(&self, vm: usize, page: &Page) -> bool {
-        page.has(page_flag::SHADOW)
-            && page.changed.ordinal(self.ctx.spool.newest()) < self.vms[vm].last_zap
+        let closed = self.vms[vm].last_zap.max(self.vms[vm].last_stray_flush);
+        page.has(page_flag::SHADOW) && page.changed.ordinal(self.ctx.spool.newest()) < closed
     }
 
     fn report_left_open(
@@ -322,7 +332,8 @@ impl Detector {
             let gfn = Gfn(word.first.0.wrapping_add(bit));
             let page = self.vms[vm].slots[word.slot].pages.get(gfn);
             let mark = page.mark.ordinal(newest);
-            if page.report != Report::Marked || page.has(page_flag::INITIALLY_SET) {
+            let may_be_earlier = page.has(page_flag::INITIALLY_SET | page_flag::FIRST_UNSURE);
+            if page.report != Report::Marked || may_be_earlier {
                 continue;
             }
             let Some(event) = self.ctx.spool.event(mark) else { continue };

@@ -77,6 +77,10 @@ impl Detector {
         };
         self.set_protection(vm, slot, page, |state| {
             state.change(protection, at.ordinal);
+            state.set(page_flag::UNLOGGED, false);
+            // Only the TDP MMU's walk tells the probe where the SPTE is.
+            let is_shadow = state.has(page_flag::SHADOW) || mark.spte.is_none();
+            state.set(page_flag::SHADOW, is_shadow);
             note_sptep(state, sptep);
         });
         if mark.is_logged {
@@ -95,9 +99,9 @@ impl Detector {
         let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
         let changed = page.changed.ordinal(self.ctx.spool.newest());
         let Some(closing) = self.ctx.spool.event(changed) else { return false };
-        let is_word = matches!(closing.kind, EventKind::HarvestWord { .. });
+        let is_word = matches!(closing.kind, EventKind::HarvestWord { mask: 1.., .. });
         let is_inside = fault.lo.0 <= closing.span.hi.0.saturating_add(epsilon);
-        if page.protection != Protection::Closed || is_word || !is_inside {
+        if page.protection == Protection::Open || is_word || !is_inside {
             return false;
         }
         let is_open_later = self.is_open_value(opening.mark.spte) == Some(true)
@@ -269,7 +273,8 @@ impl Detector {
             (Known::Maybe, Some(true) | None) => {
                 let page = slot.pages.get(opening.gfn);
                 let first = page.mark.ordinal(self.ctx.spool.newest());
-                let is_only = first == mark.ordinal && !page.has(page_flag::MARKED_AGAIN);
+                let is_only = first == mark.ordinal
+                    && !page.has(page_flag::MARKED_AGAIN | page_flag::FIRST_UNSURE);
                 // The bit was taken, and no other mark can have set it.
                 if is_only && page.report == Report::Clean { Known::Yes } else { Known::Maybe }
             }
@@ -363,7 +368,7 @@ impl Detector {
     fn may_predict(&self, vm: usize, opening: &Opening, fault: Span) -> bool {
         if self.is_open_value(opening.mark.spte) != Some(false)
             || !self.ctx.rules.is_on(RuleId::K02)
-            || self.vms[vm].open_harvests != 0
+            || self.vms[vm].is_protecting()
         {
             return false;
         }
@@ -386,7 +391,7 @@ impl Detector {
         let changed = slot.pages.get(opening.gfn).changed.ordinal(self.ctx.spool.newest());
         let around = Span { lo: opening.store.lo, hi: self.ctx.now };
         // Closed since, perhaps before the mark: its record may have come late.
-        if opening.ordinal < changed || self.vms[vm].open_harvests != 0 {
+        if opening.ordinal < changed || self.vms[vm].is_protecting() {
             return;
         }
         if self.ctx.has_gap_in(around) {

@@ -46,6 +46,7 @@ impl Detector {
         let protection = if is_opening { self.after_race(at, vm, slot, page) } else { protection };
         self.set_protection(vm, slot, page, |state| {
             state.change(protection, at.ordinal);
+            state.set(page_flag::UNLOGGED, !is_opening && state.has(page_flag::UNLOGGED));
             state.set(page_flag::SHADOW, shadow);
             state.set(page_flag::HUGE, 1 < page.level);
             if page.level <= 1 {
@@ -140,7 +141,11 @@ impl Detector {
         }
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        let mark = thread.find_mark(slot, page.gfn, Nanos(0)).filter(|mark| !mark.in_fast);
+        // Under PML a mark may be a drained one of the same page: the span reaches back to the fault's begin.
+        let is_instant = at.event.span.lo == at.event.span.hi;
+        let is_told = self.ctx.masks.pml && !is_instant;
+        let since = if is_told { at.event.span.lo } else { thread.last_exit };
+        let mark = thread.find_mark(slot, page.gfn, since).filter(|mark| !mark.in_fast);
         let Some(mark) = mark else {
             self.note_unmarked(at, vm, slot, page.gfn, false);
             return;

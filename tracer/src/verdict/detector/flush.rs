@@ -18,8 +18,12 @@ impl Detector {
         thread.flush = at.event.span;
         thread.zap = None;
         thread.decision = None;
+        let is_stray = thread.ioctl.is_none();
         let flush = FlushSeen { span: at.event.span, npages, ordinal: at.ordinal };
         self.vms[vm].flushes.push(flush);
+        if is_stray {
+            self.vms[vm].last_stray_flush = at.ordinal;
+        }
     }
 
     /// An open SPTE was closed or zapped.

@@ -36,8 +36,8 @@ impl Detector {
             word_floor: at.event.span.lo,
             ..self.open_ioctl(at, vm, op)
         };
-        if is_harvest(op.op) {
-            self.vms[vm].open_harvests += 1;
+        if let Some(open) = self.vms[vm].open_ioctls(op.op) {
+            *open += 1;
         }
         if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, ioctl.is_taker, ioctl.slot) {
             let slot = &mut self.vms[vm].slots[slot];
@@ -94,8 +94,9 @@ impl Detector {
 
     /// The ioctl is no longer open.
     fn close_harvest(&mut self, ioctl: &OpenIoctl) {
-        if ioctl.begin.is_some() && is_harvest(ioctl.op.op) {
-            let open = &mut self.vms[ioctl.vm].open_harvests;
+        if ioctl.begin.is_some()
+            && let Some(open) = self.vms[ioctl.vm].open_ioctls(ioctl.op.op)
+        {
             *open = open.saturating_sub(1);
         }
     }
@@ -285,6 +286,7 @@ impl Detector {
     ) -> Taken {
         let has_concurrent =
             word.visit.lo.0 <= self.vms[vm].last_open.0.saturating_add(self.ctx.epsilon_ns);
+        let (left, last) = self.report_after_take(vm, word, gfn);
         let Self { vms, ctx, budget, ledger, .. } = self;
         let slot = &mut vms[vm].slots[word.slot];
         let Some(page) = slot.pages.get_mut(gfn, budget) else {
@@ -301,7 +303,11 @@ impl Detector {
         } else if page.report == Report::Clean {
             ledger.benign(LookAlike::UnexplainedBit, 1);
         }
-        page.report = Report::Clean;
+        page.report = left;
+        if left == Report::Marked {
+            slot.marked += 1;
+            page.mark = Stamp::of(last);
+        }
         page.taken = Stamp::of(word.ordinal);
         page.set(page_flag::INITIALLY_SET, false);
         page.set(page_flag::UNLOGGED, false);
@@ -350,7 +356,7 @@ impl Detector {
                     Taken::Unknown(UnknownCause::NotObserved(Operation::WriteProtect))
                 }
                 Ok(Protection::Closed) => Taken::Closed,
-                Ok(Protection::Open) if page.has(page_flag::HUGE | page_flag::SEVERAL) => {
+                Ok(Protection::Open) if page.is_shared() => {
                     Taken::Unknown(UnknownCause::NotObserved(Operation::SpteChange))
                 }
                 Ok(Protection::Open) => Taken::Suspect,
@@ -499,13 +505,6 @@ impl Detector {
             harvests_inside: 0,
         };
         self.window(window);
-    }
-}
-
-const fn is_harvest(op: IoctlOp) -> bool {
-    match op {
-        IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => true,
-        IoctlOp::SetMemory | IoctlOp::EnableCap => false,
     }
 }
 

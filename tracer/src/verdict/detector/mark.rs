@@ -1,12 +1,13 @@
 //! Dirty marks: what they report, and whether they recorded anything (K07).
 
 use crate::event::{EventKind, Gfn, IoctlOp, MarkWord, Nanos, Operation, Span};
+use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::{Page, Protection, Report};
+use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
-use super::slot::Slot;
+use super::slot::{MarkSeen, Slot, WordSeen};
 use super::thread::PendingMark;
 use super::{At, Detector, Release};
 
@@ -68,6 +69,55 @@ impl Detector {
         }
         if report == Some(Report::Clean) {
             self.benign(LookAlike::MarkTakenAtOnce);
+        }
+        let seen = MarkSeen { slot, gfn, hi: at.event.span.hi, ordinal: at.ordinal };
+        self.vms[vm].marks.push(seen);
+    }
+
+    /// What a page is once the word has taken its bit: reported still if a later mark outlived the xchg, which is
+    /// then named.
+    ///
+    /// One mark alone of a page known to be clean was taken, as the mask shows; of several, the last may have come
+    /// after the xchg although its record came before the word's.
+    pub(super) fn report_after_take(
+        &self,
+        vm: usize,
+        word: &WordSeen,
+        gfn: Gfn,
+    ) -> (Report, Ordinal) {
+        let page = self.vms[vm].slots[word.slot].pages.get(gfn);
+        let several = page_flag::MARKED_AGAIN | page_flag::FIRST_UNSURE | page_flag::INITIALLY_SET;
+        let is_one = !page.has(several);
+        if page.report != Report::Marked || is_one {
+            return (Report::Clean, 0);
+        }
+        let (marks, epsilon) = (&self.vms[vm].marks, self.ctx.epsilon_ns);
+        let may_follow = |mark: &&MarkSeen| word.xchg.lo.0 <= mark.hi.0.saturating_add(epsilon);
+        let mut recent = marks.iter().take_while(may_follow);
+        let Some(last) = recent.find(|mark| mark.gfn == gfn && mark.slot == word.slot) else {
+            let is_forgotten = marks.has_forgotten() && marks.iter().all(|mark| may_follow(&mark));
+            return (if is_forgotten { Report::Maybe } else { Report::Clean }, 0);
+        };
+        (self.mark_against_xchg(vm, word, last), last.ordinal)
+    }
+
+    /// A mark that may have come after the xchg of a word that took its page.
+    fn mark_against_xchg(&self, vm: usize, word: &WordSeen, mark: &MarkSeen) -> Report {
+        let Some(event) = self.ctx.spool.event(mark.ordinal) else { return Report::Maybe };
+        let re_read = match event.kind {
+            EventKind::Mark { word: MarkWord::Bitmap(bits), .. } => {
+                self.vms[vm].slots[word.slot].bit(mark.gfn, bits)
+            }
+            _ => None,
+        };
+        let outlived = word.xchg.hi.0.saturating_add(self.ctx.epsilon_ns);
+        match re_read {
+            _ if outlived < event.span.lo.0 => Report::Marked,
+            // The bit outlived the xchg.
+            Some(true) if outlived < event.span.hi.0 => Report::Marked,
+            // The xchg came between `set_bit` and the re-read.
+            Some(false) => Report::Clean,
+            Some(true) | None => Report::Maybe,
         }
     }
 
@@ -132,6 +182,9 @@ impl Detector {
     /// Sets the state that a mark had left open, unless it changed since.
     pub(super) fn settle_pml(&mut self, vm: usize, mark: &PendingMark, state: Protection) {
         let (newest, ordinal) = (self.ctx.spool.newest(), mark.ordinal);
+        if state == Protection::Open {
+            self.vms[vm].last_open = self.vms[vm].last_open.max(mark.span.hi);
+        }
         self.with_page(vm, mark.slot, mark.gfn, |page, _| {
             if page.changed.ordinal(newest) == ordinal {
                 page.change(state, ordinal);

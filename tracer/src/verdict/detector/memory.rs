@@ -1,6 +1,6 @@
 //! VMs and memslots: what exists, what logs, and since when.
 
-use crate::event::{EventKind, Gfn, Nanos, encode};
+use crate::event::{EventKind, Gfn, IoctlOp, Nanos, encode};
 use crate::order::Ordinal;
 use crate::order::spool::Stamp;
 use crate::verdict::page::{Page, Report, page_flag};
@@ -16,6 +16,24 @@ const CAP_MANUAL_PROTECT2: u64 = 168;
 const CAP_DIRTY_RING: [u64; 2] = [192, 223];
 /// `KVM_MEM_LOG_DIRTY_PAGES`.
 const LOG_DIRTY_PAGES: u32 = 1;
+
+impl super::Vm {
+    /// An ioctl is under way that closes pages and reports them word by word.
+    pub(super) const fn is_protecting(&self) -> bool {
+        self.open_harvests != 0 || self.open_enables != 0
+    }
+
+    /// The count of open ioctls of that kind, if they close pages.
+    pub(super) const fn open_ioctls(&mut self, op: IoctlOp) -> Option<&mut u32> {
+        match op {
+            IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
+                Some(&mut self.open_harvests)
+            }
+            IoctlOp::SetMemory => Some(&mut self.open_enables),
+            IoctlOp::EnableCap => None,
+        }
+    }
+}
 
 impl Detector {
     pub(super) fn on_vm_seen(&mut self, at: At<'_>) {

@@ -35,7 +35,7 @@ use crate::event::{
 use crate::order::{Ordinal, Spool};
 
 use super::ledger::Ledger;
-use super::page::{Page, Protection, page_flag};
+use super::page::{Page, Protection, SEVERAL_SPTES};
 use super::rule::RuleSet;
 use super::{Finding, Harvest, UnknownCause, VerdictCounts, Window, WindowStats};
 
@@ -393,10 +393,7 @@ fn sptep_tag(sptep: u64) -> u8 {
 fn note_sptep(page: &mut Page, sptep: u64) {
     let tag = sptep_tag(sptep);
     if tag != 0 {
-        if page.sptep != 0 && page.sptep != tag {
-            page.set(page_flag::SEVERAL, true);
-        }
-        page.sptep = tag;
+        page.sptep = if page.sptep == 0 || page.sptep == tag { tag } else { SEVERAL_SPTES };
     }
 }
 

@@ -63,9 +63,7 @@ impl Detector {
                 self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
                 return;
             }
-            _ if page.has(page_flag::HUGE | page_flag::SEVERAL) => {
-                UnknownCause::NotObserved(Operation::SpteChange)
-            }
+            _ if page.is_shared() => UnknownCause::NotObserved(Operation::SpteChange),
             // No SPTE was found to read back: it may have been zapped.
             Some(event) if !is_writable(&event, gfn) => {
                 UnknownCause::NotObserved(Operation::WriteProtect)

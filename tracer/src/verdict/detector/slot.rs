@@ -33,12 +33,18 @@ pub(crate) struct Vm {
     pub flushes: Recent<FlushSeen, 16>,
     /// The last pages that faults opened, newest last.
     pub openings: Recent<Opening, 32>,
+    /// The last marks, newest last.
+    pub marks: Recent<MarkSeen, 64>,
     /// The last harvest words, newest last.
     pub words: Recent<WordSeen, 64>,
     /// GET, CLEAR and RESET ioctls that have begun and not returned.
     pub open_harvests: u32,
+    /// SET_MEMORY ioctls that have begun and not returned: their helpers close pages word by word.
+    pub open_enables: u32,
     /// Zaps that name no page: the ordinal of the last one.
     pub last_zap: Ordinal,
+    /// The last flush outside of any ioctl: somebody has closed SPTEs, in the shadow MMU without a record.
+    pub last_stray_flush: Ordinal,
     pub rings: Vec<Ring>,
     /// When each vCPU was last seen outside KVM_RUN (rings only).
     pub outside: BTreeMap<VcpuId, Outside>,
@@ -94,6 +100,15 @@ pub(crate) struct FlushSeen {
     pub span: Span,
     /// 0: the whole VM.
     pub npages: u64,
+    pub ordinal: Ordinal,
+}
+
+/// A mark that was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MarkSeen {
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub hi: Nanos,
     pub ordinal: Ordinal,
 }
 
@@ -230,9 +245,12 @@ impl Vm {
             last_open: Nanos(0),
             flushes: Recent::default(),
             openings: Recent::default(),
+            marks: Recent::default(),
             words: Recent::default(),
             open_harvests: 0,
+            open_enables: 0,
             last_zap: 0,
+            last_stray_flush: 0,
             rings: Vec::new(),
             outside: BTreeMap::new(),
             left_open: Vec::new(),
@@ -358,12 +376,13 @@ impl Slot {
     /// Notes a mark: whether it is the first since the bit was taken.
     pub fn mark(page: &mut Page, marked: &mut u64, at: Ordinal) {
         use crate::order::spool::Stamp;
-        use crate::verdict::page::page_flag::MARKED_AGAIN;
+        use crate::verdict::page::page_flag::{FIRST_UNSURE, MARKED_AGAIN};
         if page.report == Report::Marked {
             page.set(MARKED_AGAIN, true);
             return;
         }
         *marked += 1;
+        page.set(FIRST_UNSURE, page.report != Report::Clean);
         page.report = Report::Marked;
         page.mark = Stamp::of(at);
         page.set(MARKED_AGAIN, false);
