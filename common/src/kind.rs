@@ -63,10 +63,11 @@ kinds! {
     LockWait = 10 => "lock-wait",
 
     /// A dirty mark. `[gfn, slotref, evidence word, SPTE at entry]`; span = the marking function.
-    /// Flags: [`flag::MARK_WORD`]: args[2] is the bitmap word re-read at exit. [`flag::MARK_RING`]: args[2] is the
+    /// Flags: [`flag::MARK_WORD`]: args[2] is the bitmap word re-read at exit; its bit is 1 only if it was still set
+    /// after the record's time was taken, and 0 only if it had been taken before. [`flag::MARK_RING`]: args[2] is the
     /// ring's `dirty_index` after the push. [`flag::MARK_SPTE`]: args[3] is `*sptep` of the running fault, read at
-    /// entry, before anything was marked. [`flag::MARK_NO_VCPU`]: no vCPU was running on this thread.
-    /// Source: `mark_page_dirty_in_slot`, virt/kvm/kvm_main.c.
+    /// entry, before anything was marked. [`flag::MARK_NO_VCPU`]: no vCPU was running on this thread. Source:
+    /// `mark_page_dirty_in_slot`, virt/kvm/kvm_main.c.
     Mark = 32 => "mark",
     /// An SPTE changed value. `[gfnref, old, new, sptep (0 = unknown)]`; span = from the last proven point before the
     /// store to this record (0 when only the tracepoint was seen).

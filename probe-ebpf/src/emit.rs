@@ -30,13 +30,19 @@ pub struct Fact {
 /// Emits a page record.
 #[inline(always)]
 pub fn page(hook: Hook, fact: &Fact) {
+    page_then(hook, fact, |_| ());
+}
+
+/// Emits a page record that `amend` may change once its time has been taken.
+#[inline(always)]
+pub fn page_then(hook: Hook, fact: &Fact, amend: impl FnOnce(&mut RawEvent)) {
     // `checked_rem`: a panic on zero, even one that cannot happen, is code the verifier refuses.
     let shard = current_cpu().checked_rem(config!(shards) as u32).unwrap_or(0);
     let Some(lane) = take_number(Class::Page) else { return };
     let slot = PAGE_RINGS.get(shard).and_then(|ring| ring.reserve(0));
     match slot {
         Some(mut slot) => {
-            write(&mut slot, Class::Page, lane, fact);
+            amend(write(&mut slot, Class::Page, lane, fact));
             slot.submit(BPF_RB_NO_WAKEUP.into());
         }
         None => count_drop(Class::Page, hook),
@@ -97,7 +103,12 @@ fn take_number(class: Class) -> Option<u32> {
 }
 
 #[inline(always)]
-fn write(slot: &mut MaybeUninit<RawEvent>, class: Class, seq: u32, fact: &Fact) {
+fn write<'a>(
+    slot: &'a mut MaybeUninit<RawEvent>,
+    class: Class,
+    seq: u32,
+    fact: &Fact,
+) -> &'a mut RawEvent {
     let ts_ns = now();
     let span = if fact.begin_ns == 0 { 0 } else { ts_ns - fact.begin_ns };
     let span_ns = if span >= u64::from(SPAN_SATURATED) { SPAN_SATURATED } else { span as u32 };
@@ -111,7 +122,7 @@ fn write(slot: &mut MaybeUninit<RawEvent>, class: Class, seq: u32, fact: &Fact) 
         kind: fact.kind as u8,
         flags: fact.flags | (class as u8) << CLASS_SHIFT,
         args: fact.args,
-    });
+    })
 }
 
 #[inline(always)]

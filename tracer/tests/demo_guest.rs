@@ -131,6 +131,16 @@ fn signals_lose_pages_only_where_a_ring_reset_ended_early() {
 }
 
 #[test]
+fn mistakes_of_the_vmm_lose_pages() {
+    for mistake in ["drop-log", "final-too-early"] {
+        let Some(run) = run(&["--mode=get", &format!("--workload={mistake}")]) else { continue };
+        assert!(!run.report.vms[0].lost.is_empty(), "{mistake}");
+        let finals = run.harvests().filter(|harvest| harvest.is_final).count();
+        assert_eq!(finals == 0, mistake == "drop-log", "{mistake}");
+    }
+}
+
+#[test]
 fn a_page_lost_on_purpose_is_found() {
     for mode in ["get", "manual", "manual-initset", "ring"] {
         let mode = format!("--mode={mode}");

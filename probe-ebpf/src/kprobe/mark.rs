@@ -2,6 +2,17 @@
 //!
 //! At the entry, before anything is marked: `*sptep` of the fast fault in progress, and the guest bytes of the host
 //! write in progress. At the exit: the bitmap word, or the ring's index.
+//!
+//! The word is read before the record's time is taken, and once more after it. In between a CPU may stall (an
+//! interrupt of the host below, for one), and a harvest may come:
+//!
+//! ```text
+//! vcpu (cpu 1)                          harvester (cpu 0)
+//! set_bit gfn 7
+//! read the word: bit 7 set
+//!   (stalls)                            xchg: takes bit 7
+//! take the record's time                                        <- the bit did not outlive this xchg
+//! ```
 
 use aya_ebpf::macros::{kprobe, kretprobe, raw_tracepoint};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
@@ -120,16 +131,21 @@ fn end() {
         word = value;
         flags |= flag::MARK_WORD;
     }
-    emit::page(
-        Hook::Mark,
-        &Fact {
-            kind: Kind::Mark,
-            flags,
-            vm: mark.kvm,
-            begin_ns,
-            args: [mark.gfn, slot.slotref, word, mark.spte],
-        },
-    );
+    let fact = Fact {
+        kind: Kind::Mark,
+        flags,
+        vm: mark.kvm,
+        begin_ns,
+        args: [mark.gfn, slot.slotref, word, mark.spte],
+    };
+    let bit = 1 << (mark.gfn.wrapping_sub(slot.base) & 63);
+    emit::page_then(Hook::Mark, &fact, |record| {
+        let was_set = flags & flag::MARK_WORD != 0 && word & bit != 0;
+        if was_set && slot.word(mark.gfn).is_none_or(|word| word & bit == 0) {
+            // Set when it was read, and not any more: neither can be said of the record's end.
+            record.flags &= !flag::MARK_WORD;
+        }
+    });
 }
 
 /// `kvm_dirty_ring_push(ring, slot, offset)`, after `dirty_index` was incremented: folded into the mark around it.

@@ -107,7 +107,7 @@ pub struct Harvest {
     pub vm: u32,
     /// Counts the passes over all slots, from 1.
     pub iteration: u64,
-    /// Whether the vCPUs had stopped before it.
+    /// Whether it is meant to be the last; the vCPUs have stopped then, unless a mistake is asked for.
     pub is_final: bool,
     /// The slot; absent in ring mode.
     pub slot: Option<u32>,

@@ -27,6 +27,9 @@ use crate::demo::workload::{Host, Workload, Workloads};
 /// How long the vCPUs run before logging is turned on, so that there are writable SPTEs to protect.
 const WARM_UP: Duration = Duration::from_millis(100);
 
+/// How long the vCPUs run on, by mistake, after the last harvest.
+const LATE: Duration = Duration::from_millis(50);
+
 /// Runs a demo guest under the control of a parent process.
 ///
 /// `control` and `out` speak the lines of [`protocol`](crate::demo::protocol); the end of `control`
@@ -121,16 +124,39 @@ impl<W: Write> Run<'_, W> {
             pass.iteration += 1;
             self.pass(machines, &mut harvester, pass, wake)?;
         }
-        machines.iter().for_each(Machine::hold);
-        self.enter(Phase::Final)?;
         pass = Pass { iteration: pass.iteration + 1, is_final: true };
+        self.end_logging(machines, &mut harvester, pass)?;
+        Ok(harvester)
+    }
+
+    /// Stops the vCPUs, harvests once more and turns logging off, in that order unless a mistake is
+    /// asked for.
+    fn end_logging(
+        &mut self,
+        machines: &mut [Machine],
+        harvester: &mut Harvester,
+        pass: Pass,
+    ) -> Result<(), DemoError> {
+        let drops_log = self.workloads.wants(Workload::DropLog);
+        let is_early = self.workloads.wants(Workload::FinalTooEarly);
+        if !drops_log && !is_early {
+            machines.iter().for_each(Machine::hold);
+        }
+        self.enter(Phase::Final)?;
         for machine in &mut *machines {
-            let harvests = harvester.harvest(machine, pass)?;
-            self.tell_harvests(pass, harvests)?;
+            if !drops_log {
+                let harvests = harvester.harvest(machine, pass)?;
+                self.tell_harvests(pass, harvests)?;
+            }
+        }
+        if drops_log || is_early {
+            self.bell.wait(LATE)?;
+            machines.iter().for_each(Machine::hold);
+            self.workloads.done(Workload::DropLog, 1);
+            self.workloads.done(Workload::FinalTooEarly, 1);
         }
         machines.iter().try_for_each(|machine| machine.set_logging(Logging::Off))?;
-        self.enter(Phase::Done)?;
-        Ok(harvester)
+        self.enter(Phase::Done)
     }
 
     /// Lets the vCPUs run, turns logging on under them and makes the first full copy.

@@ -16,6 +16,10 @@
 //! | `recreate-slot` | it is deleted, made again | `KVM_MR_DELETE`, `KVM_MR_CREATE` |
 //! | `second-vm` | another VM in the same process | everything, with two `struct kvm` |
 //! | `ring-signals` | signals hit the resetting thread | early end of `kvm_dirty_ring_reset` |
+//! | `drop-log` | logging ends before the final harvest | KVM frees a bitmap with set bits |
+//! | `final-too-early` | the vCPUs stop after the final harvest | marks that nothing collects |
+//!
+//! The last two are mistakes of the VMM and lose pages on every kernel.
 //!
 //! `forced-emulation` needs the module parameter `kvm.force_emulation_prefix=1`. `ring-signals`
 //! loses pages on kernels whose reset forgets the entries it has popped when a signal arrives (seen
@@ -60,6 +64,10 @@ pub enum Workload {
     SecondVm,
     /// Signals interrupt the reset of the dirty rings.
     RingSignals,
+    /// A mistake: logging is turned off with bits that no harvest has taken.
+    DropLog,
+    /// A mistake: the harvest that should be the last one is done while the vCPUs run.
+    FinalTooEarly,
 }
 
 impl Workload {
@@ -76,7 +84,9 @@ impl Workload {
             | Self::Exchange
             | Self::ForcedEmulation
             | Self::SecondVm
-            | Self::RingSignals => false,
+            | Self::RingSignals
+            | Self::DropLog
+            | Self::FinalTooEarly => false,
         }
     }
 }
@@ -125,6 +135,9 @@ impl Workloads {
                 Workload::RingSignals if config.mode != Mode::Ring => {
                     Some("needs --mode ring".to_owned())
                 }
+                Workload::DropLog | Workload::FinalTooEarly if config.mode == Mode::Ring => {
+                    Some("needs a mode with a bitmap: rings outlive the logging".to_owned())
+                }
                 Workload::Zap
                 | Workload::KvmClock
                 | Workload::StealTime
@@ -136,7 +149,9 @@ impl Workloads {
                 | Workload::MoveSlot
                 | Workload::RecreateSlot
                 | Workload::SecondVm
-                | Workload::RingSignals => None,
+                | Workload::RingSignals
+                | Workload::DropLog
+                | Workload::FinalTooEarly => None,
             };
             if reports.iter().all(|report| report.workload != workload) {
                 reports.push(WorkloadReport { workload, done: 0, skipped });

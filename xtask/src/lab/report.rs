@@ -22,7 +22,7 @@ pub struct Report {
     pub integrity_violations: u64,
     /// Pages and windows by verdict.
     pub verdicts: Verdicts,
-    /// Findings that are `lost` or `at-risk`.
+    /// Findings that are `lost` or `at-risk`, as many as the report lists one by one.
     pub hazards: Vec<Finding>,
     /// What page contents say.
     pub oracle: Oracle,
@@ -70,6 +70,17 @@ pub struct Oracle {
 pub struct Guest {
     /// One entry per VM.
     pub vms: Vec<Vm>,
+    /// What else was done to the VMs.
+    pub workloads: Vec<Workload>,
+}
+
+/// A workload and what became of it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Workload {
+    /// Its name.
+    pub workload: String,
+    /// Why it could not be done, if so.
+    pub skipped: Option<String>,
 }
 
 /// What a VM lost.

@@ -23,39 +23,53 @@ pub struct Judgement {
     pub lost: Pages,
     /// Named `lost` or `at-risk`, with the rules they were named under.
     pub named: BTreeMap<u64, BTreeSet<String>>,
+    /// Pages and windows called exposed.
+    pub exposed: u64,
+    /// Contradictions between the trace and the locks it assumes.
+    pub integrity: u64,
     /// The tool's exit status.
     pub status: u8,
     /// Records that were dropped.
     pub dropped: u64,
     /// Pages the tool had no verdict for.
     pub unknown: u64,
+    /// Parts of the guest's load that could not be done, with the reason.
+    pub skipped: Vec<String>,
 }
 
 impl Judgement {
-    /// Reads what a run brought back.
+    /// Reads what a run brought back. A finding names the first of `reach` pages.
     ///
     /// # Errors
     ///
     /// The tool wrote no report, or one that is not understood.
-    pub fn read(folder: &Path, status: u8) -> Result<Self> {
+    pub fn read(folder: &Path, status: u8, reach: u64) -> Result<Self> {
         let report = Report::read(&folder.join("report.json"))?;
         let trace = folder.join("fired");
         let trace =
             fs::read_to_string(&trace).with_context(|| format!("read {}", trace.display()))?;
         let mut named: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for finding in &report.hazards {
-            if let Some(gfn) = finding.page() {
+            let Some(first) = finding.page() else { continue };
+            for gfn in first..first + reach {
                 named.entry(gfn).or_default().insert(finding.rule.clone());
             }
         }
+        let skipped = report.guest.workloads.iter().filter_map(|workload| {
+            let reason = workload.skipped.as_ref()?;
+            Some(format!("{}: {reason}", workload.workload))
+        });
         let lost = report.guest.vms.iter().flat_map(|vm| &vm.lost).map(|page| page.gfn).collect();
         Ok(Self {
             fired: fired(&trace),
             lost,
             named,
+            exposed: report.verdicts.exposed,
+            integrity: report.integrity_violations,
             status,
             dropped: report.dropped_events,
             unknown: report.verdicts.unknown,
+            skipped: skipped.collect(),
         })
     }
 
@@ -75,6 +89,16 @@ impl Judgement {
         self.named.values().filter(|rules| expects(mutant, rules)).count()
     }
 
+    /// Pages named by rules the bug is not known by.
+    pub fn beside(&self, mutant: &Mutant) -> BTreeMap<&str, usize> {
+        let mut beside = BTreeMap::new();
+        let rules = self.named.values().flatten().map(String::as_str);
+        for rule in rules.filter(|rule| !mutant.rules.contains(rule)) {
+            *beside.entry(rule).or_default() += 1;
+        }
+        beside
+    }
+
     /// What is not as it should be, one sentence each; nothing if the mutant was caught.
     pub fn complaints(&self, mutant: &Mutant) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -87,7 +111,7 @@ impl Judgement {
         complain(0 < missed, format!("{missed} lost pages not named under an expected rule"));
         let strays = self.strays().len();
         complain(0 < strays, format!("{strays} pages named on which the bug did not fire"));
-        let is_broken = !mutant.edits.is_empty();
+        let is_broken = mutant.is_broken();
         complain(is_broken && self.fired.is_empty(), "the bug never fired".to_owned());
         let has_proof = mutant.proof != Proof::Expected || !self.lost.is_empty();
         complain(!has_proof, "no page was lost by content".to_owned());
@@ -95,6 +119,10 @@ impl Judgement {
         let has_clean_status = is_broken || self.status == 0;
         complain(!has_clean_status, format!("the tool ended with status {}", self.status));
         complain(!is_named, format!("no page was named under {}", mutant.rules.join(" or ")));
+        complain(0 < self.dropped, format!("{} records were dropped", self.dropped));
+        for skipped in &self.skipped {
+            complain(true, format!("not done, {skipped}"));
+        }
         complaints
     }
 }

@@ -6,7 +6,12 @@ mod mutant;
 mod table;
 mod tree;
 
-use std::{collections::BTreeSet, fs, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -35,6 +40,12 @@ pub struct Flags {
     /// List the mutants and do nothing.
     #[arg(long)]
     list: bool,
+    /// Build the modules and boot nothing.
+    #[arg(long)]
+    build_only: bool,
+    /// Also keep each run's recording, in target/lab/mutants/NAME/out.
+    #[arg(long)]
+    record: bool,
     /// Seconds the guest of each mutant runs.
     #[arg(long, default_value_t = 8)]
     seconds: u32,
@@ -55,10 +66,17 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let tree = Tree::prepare()?;
     let tool = payload::static_tool()?;
+    if flags.build_only {
+        for mutant in mutants {
+            eprintln!("building {}", mutant.name);
+            modules(&tree, mutant)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut rows = Vec::new();
     for mutant in mutants {
         eprintln!("mutant {}: {}", mutant.name, mutant.bug);
-        let result = judge(&tree, &tool, mutant, flags.seconds).map_err(|e| format!("{e:#}"));
+        let result = judge(&tree, &tool, mutant, flags).map_err(|e| format!("{e:#}"));
         let row = Row { mutant, result };
         eprintln!(
             "mutant {}: {}",
@@ -93,23 +111,28 @@ fn wanted(names: &[String]) -> Result<Vec<&'static Mutant>> {
     names.iter().map(named).collect()
 }
 
-fn judge(tree: &Tree, tool: &std::path::Path, mutant: &Mutant, seconds: u32) -> Result<Judgement> {
-    let folder = format!("mutants/{}", mutant.name);
+/// The mutant's modules by name, built if they are not there.
+fn modules(tree: &Tree, mutant: &Mutant) -> Result<Vec<(String, PathBuf)>> {
     let files: BTreeSet<&str> = catalogue::all()
         .iter()
         .flat_map(|mutant| mutant.edits.iter().map(|edit| edit.file))
         .collect();
-    let modules = workspace::root().join("target/lab/modules").join(mutant.name);
-    let modules = tree.build(mutant.edits, &files, &modules)?;
+    let folder = workspace::root().join("target/lab/modules").join(mutant.name);
+    tree.build(mutant.edits, &files, &folder)
+}
+
+fn judge(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<Judgement> {
+    let folder = format!("mutants/{}", mutant.name);
+    let modules = modules(tree, mutant)?;
     let job = Job {
-        command: Command::Shell(script(mutant, seconds)),
+        command: Command::Shell(script(mutant, flags)),
         programs: vec![("kvmdirty-trace".to_owned(), tool.to_owned())],
         modules,
     };
     let Mutant { mmu, .. } = *mutant;
     let shape = Shape { mmu, cpus: CPUS, memory_mib: MEMORY_MIB, timeout_s: TIMEOUT_S };
     let run = machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
-    Judgement::read(&run.folder.join("out"), run.status)
+    Judgement::read(&run.folder.join("out"), run.status, mutant.reach)
         .with_context(|| format!("status {} of the job, see {}", run.status, run.folder.display()))
 }
 
@@ -118,13 +141,15 @@ const MEMORY_MIB: u32 = 1536;
 const TIMEOUT_S: u64 = 300;
 
 /// Runs the demo's guest under the tool; what fired goes into a file beside the report.
-fn script(mutant: &Mutant, seconds: u32) -> String {
+fn script(mutant: &Mutant, flags: &Flags) -> String {
     let Mutant { setup, guest, .. } = mutant;
+    let Flags { seconds, record, .. } = flags;
     let guest = guest.join(" ");
+    let output = if *record { "--output /out/mutant.kdt" } else { "" };
     format!(
         "echo 65536 > /sys/kernel/tracing/buffer_size_kb
 {setup}
-kvmdirty-trace demo --headless --json --seconds {seconds} {guest} > /out/report.json
+kvmdirty-trace demo --headless --json --seconds {seconds} {guest} {output} > /out/report.json
 status=$?
 grep -o 'mutant fired .*' /sys/kernel/tracing/trace | sort -u > /out/fired
 dmesg > /out/dmesg

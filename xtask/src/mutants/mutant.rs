@@ -1,4 +1,7 @@
 //! What a mutant is: a bug, where it goes, and what must come of it.
+//!
+//! Most bugs are the kernel's and are planted in its source. Some are the VMM's, planted in what the
+//! demo's guest does; the kernel's source is then changed only to say on which pages it happened.
 
 use anyhow::{Result, ensure};
 
@@ -23,6 +26,15 @@ pub struct Mutant {
     pub setup: &'static str,
     /// Flags of the demo's guest that reach the path.
     pub guest: &'static [&'static str],
+    /// Pages a finding speaks of: the tool names a huge page by its first.
+    pub reach: u64,
+}
+
+impl Mutant {
+    /// Something is broken in it.
+    pub const fn is_broken(&self) -> bool {
+        !self.rules.is_empty()
+    }
 }
 
 /// What page contents can say about a bug.

@@ -95,14 +95,14 @@ impl Tree {
             workspace::make(copy.parent().unwrap_or(pristine).to_owned())?;
             process::run_quietly(Command::new("cp").arg("-r").arg(source.join(folder)).arg(copy))?;
         }
+        let shared = pristine.join(SHARED);
+        workspace::make(shared.parent().unwrap_or(pristine).to_owned())?;
+        write(&shared, &read(&source.join(SHARED))?)?;
         // Debian's file names the folder under /usr/src.
-        write(&headers.join("Makefile"), &format!("include {}/Makefile\n", source.display()))?;
-        let shared = source.join("include/linux/kvm_host.h");
-        let text = read(&shared)?;
-        write(&shared, &(text + PRELUDE))
+        write(&headers.join("Makefile"), &format!("include {}/Makefile\n", source.display()))
     }
 
-    /// Builds the modules with some edits, puts them into a folder, and returns them by name.
+    /// The modules with some edits by name, in a folder of their own; built unless they are there.
     ///
     /// `edited` are the files any mutant changes, so that the changes of the one before are undone.
     ///
@@ -115,19 +115,44 @@ impl Tree {
         edited: &BTreeSet<&str>,
         into: &Path,
     ) -> Result<Vec<(String, PathBuf)>> {
-        let pahole = tools::pahole::path()?;
-        for file in edited {
+        let modules = MODULES.map(|(name, file)| (name.to_owned(), into.join(file)));
+        let stamp = into.join("made-of");
+        let made_of = format!("{}\n{edits:#?}\n{PRELUDE}", self.headers.display());
+        if fs::read_to_string(&stamp).is_ok_and(|found| found == made_of) {
+            return Ok(modules.to_vec());
+        }
+        self.write_edited(edits, edited)?;
+        self.make()?;
+        workspace::make_empty(into.to_owned())?;
+        for (_, kept) in &modules {
+            let built = self.source.join(KVM).join(kept.file_name().unwrap_or_default());
+            fs::copy(&built, kept).with_context(|| format!("copy {}", built.display()))?;
+        }
+        write(&stamp, &made_of)?;
+        Ok(modules.to_vec())
+    }
+
+    /// Only what differs is written, so that make compiles no more than it must.
+    fn write_edited(&self, edits: &[Edit], edited: &BTreeSet<&str>) -> Result<()> {
+        for &file in edited.iter().chain([&SHARED]) {
             let mut text = read(&self.pristine.join(file))?;
-            for edit in edits.iter().filter(|edit| edit.file == *file) {
+            for edit in edits.iter().filter(|edit| edit.file == file) {
                 text = edit.apply(&text)?;
             }
-            // Only what differs is written, so that make compiles no more than it must.
+            if file == SHARED {
+                text += PRELUDE;
+            }
             let path = self.source.join(file);
             if read(&path)? != text {
                 write(&path, &text)?;
             }
         }
-        let folder = self.source.join("arch/x86/kvm");
+        Ok(())
+    }
+
+    fn make(&self) -> Result<()> {
+        let pahole = tools::pahole::path()?;
+        let folder = self.source.join(KVM);
         let compiler = ["gcc-12", "gcc"]
             .into_iter()
             .find(|name| process::output(Command::new(name).arg("--version")).is_ok())
@@ -138,20 +163,21 @@ impl Tree {
         // Only AMD's module runs in the lab.
         make.args(["CONFIG_KVM_INTEL=", "--silent", "modules"]);
         make.arg(format!("-j{}", std::thread::available_parallelism().map_or(1, usize::from)));
-        process::run_quietly(make.env("LC_ALL", "C"))?;
-        workspace::make_empty(into.to_owned())?;
-        let modules = [("kvm", "kvm.ko"), ("kvm_amd", "kvm-amd.ko")].map(|(name, file)| {
-            let kept = into.join(file);
-            fs::copy(folder.join(file), &kept)
-                .with_context(|| format!("copy {}", folder.join(file).display()))?;
-            Ok((name.to_owned(), kept))
-        });
-        modules.into_iter().collect()
+        process::run_quietly(make.env("LC_ALL", "C"))
     }
 }
 
 /// The parts of the kernel's source that make KVM.
-const FOLDERS: [&str; 2] = ["arch/x86/kvm", "virt/kvm"];
+const FOLDERS: [&str; 2] = [KVM, "virt/kvm"];
+
+/// Where the modules are built.
+const KVM: &str = "arch/x86/kvm";
+
+/// Included by every file of KVM.
+const SHARED: &str = "include/linux/kvm_host.h";
+
+/// The modules by the names under which the lab loads them.
+const MODULES: [(&str, &str); 2] = [("kvm", "kvm.ko"), ("kvm_amd", "kvm-amd.ko")];
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("read {}", path.display()))

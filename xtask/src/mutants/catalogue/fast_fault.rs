@@ -18,19 +18,19 @@ pub const MUTANTS: [Mutant; 4] = [
 \t\treturn false;
 
 \tif (is_writable_pte(new_spte) && !is_writable_pte(old_spte))\n",
-            becomes: "\tbool marked = false, harvested = false;
+            becomes: "\tbool marked = false;
 
 \tif (MUTANT_VICTIM(fault->gfn) && is_writable_pte(new_spte) &&
 \t    !is_writable_pte(old_spte)) {
 \t\tmark_page_dirty_in_slot(vcpu->kvm, fault->slot, fault->gfn);
 \t\tmarked = true;
-\t\tharvested = mutant_is_harvested(fault->slot, fault->gfn);
+\t\tmutant_is_harvested(fault->slot, fault->gfn);
 \t}
 
 \tif (!try_cmpxchg64(sptep, &old_spte, new_spte))
 \t\treturn false;
 
-\tif (harvested)
+\tif (marked)
 \t\tMUTANT_FIRED(fault->gfn, 1);
 \tif (!marked && is_writable_pte(new_spte) && !is_writable_pte(old_spte))\n",
         }],
@@ -39,6 +39,7 @@ pub const MUTANTS: [Mutant; 4] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=2", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "fast-fault-unmarked",
@@ -59,6 +60,7 @@ pub const MUTANTS: [Mutant; 4] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=10", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "fast-fault-marks-neighbour",
@@ -81,6 +83,7 @@ pub const MUTANTS: [Mutant; 4] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=10", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "fast-fault-on-huge-page",
@@ -98,5 +101,6 @@ pub const MUTANTS: [Mutant; 4] = [
         mmu: Mmu::Tdp,
         setup: "echo N > /sys/module/kvm/parameters/eager_page_split",
         guest: &["--mode=get", "--interval=10", "--pages=2048", "--huge-pages"],
+        reach: 512,
     },
 ];

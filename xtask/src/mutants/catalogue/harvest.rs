@@ -28,6 +28,7 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=10", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "harvest-unflushed",
@@ -44,6 +45,7 @@ pub const MUTANTS: [Mutant; 6] = [
         setup: "",
         // Every exit flushes the emulated TLB, so exits must be rare.
         guest: &["--mode=get", "--interval=10", "--pages=512", "--batch=1048576"],
+        reach: 1,
     },
     Mutant {
         name: "harvest-takes-twice",
@@ -67,6 +69,7 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=2", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "clear-takes-unread",
@@ -89,6 +92,7 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=manual", "--interval=2", "--pages=2048", "--clear-chunk=64"],
+        reach: 1,
     },
     Mutant {
         name: "enable-unprotected",
@@ -109,6 +113,7 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=10", "--pages=2048"],
+        reach: 1,
     },
     Mutant {
         name: "ring-reset-unprotected",
@@ -129,5 +134,6 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=ring", "--interval=10", "--pages=2048"],
+        reach: 1,
     },
 ];

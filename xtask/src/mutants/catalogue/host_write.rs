@@ -41,6 +41,7 @@ pub const MUTANTS: [Mutant; 2] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=2", "--pages=512", "--workload=crossing"],
+        reach: 1,
     },
     Mutant {
         name: "mark-without-vcpu-lost",
@@ -75,5 +76,6 @@ pub const MUTANTS: [Mutant; 2] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=5", "--pages=512", "--workload=steal-time"],
+        reach: 1,
     },
 ];

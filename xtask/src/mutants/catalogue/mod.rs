@@ -8,6 +8,7 @@ mod fast_fault;
 mod harvest;
 mod host_write;
 mod slow_fault;
+mod vmm;
 
 use super::mutant::{Mutant, Proof};
 use crate::lab::machine::Mmu;
@@ -22,6 +23,7 @@ const HEALTHY: Mutant = Mutant {
     mmu: Mmu::Tdp,
     setup: "",
     guest: &["--mode=get", "--interval=2", "--pages=2048", "--workload=zap,crossing,steal-time"],
+    reach: 1,
 };
 
 /// Every mutant, in the order of the table.
@@ -32,6 +34,7 @@ pub fn all() -> Vec<&'static Mutant> {
         &slow_fault::MUTANTS,
         &harvest::MUTANTS,
         &host_write::MUTANTS,
+        &vmm::MUTANTS,
     ]
     .into_iter()
     .flatten()

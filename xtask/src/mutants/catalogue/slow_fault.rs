@@ -50,6 +50,7 @@ pub const MUTANTS: [Mutant; 3] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: ZAPPED,
+        reach: 1,
     },
     Mutant {
         name: "rmap-after-unlock",
@@ -76,6 +77,7 @@ pub const MUTANTS: [Mutant; 3] = [
         mmu: Mmu::Shadow,
         setup: "",
         guest: ZAPPED,
+        reach: 1,
     },
     Mutant {
         name: "zap-unflushed",
@@ -101,6 +103,7 @@ pub const MUTANTS: [Mutant; 3] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=5", "--pages=512", "--workload=zap", "--backing=memfd"],
+        reach: 1,
     },
 ];
 
