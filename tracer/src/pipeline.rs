@@ -7,8 +7,8 @@
 use crate::event::{Batch, EventKind, Gap, GapCause, Nanos, RawEvent, Setup, decode};
 use crate::order::{Item, Merge};
 use crate::summary::{SlotSummary, Summary, VmSummary};
-use crate::verdict::Window;
 use crate::verdict::detector::Detector;
+use crate::verdict::{PageRange, PageState, Window};
 
 /// Records to judgements. Fails never, waits never.
 #[derive(Clone, Debug)]
@@ -57,6 +57,12 @@ impl Pipeline {
     /// kept.
     pub fn recent(&self, after: u64) -> impl Iterator<Item = (u64, &RawEvent)> {
         self.detector.recent(after)
+    }
+
+    /// The state of each cell of a range of pages.
+    #[must_use]
+    pub fn page_states(&self, range: &PageRange) -> Vec<PageState> {
+        self.detector.page_states(range)
     }
 
     /// What is known now.

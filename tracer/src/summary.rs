@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{
-    Anomaly, Event, EventKind, Evidence, Gap, Gfn, Kind, Nanos, Operation, SlotId, Tid, VcpuId,
-    VmId,
+    Anomaly, Event, EventKind, Evidence, Gap, Gfn, IoctlOp, Kind, Nanos, Operation, SlotId, Tid,
+    VcpuId, VmId,
 };
 use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
 
@@ -146,6 +146,8 @@ pub struct Bucket {
     pub host_writes: u64,
     pub ring_pushes: u64,
     pub dropped: u64,
+    pub lock_waits: u64,
+    pub lock_wait_ns: u64,
 }
 
 /// Waits for `mmu_lock`.
@@ -163,6 +165,32 @@ pub struct LockWaits {
     pub by_thread: BTreeMap<Tid, (u64, u64, u64)>,
     /// Log2 histogram of waits, as in [`WindowStats::histogram`].
     pub histogram: Vec<u64>,
+    /// Faults whose bracket touches a harvest ioctl of their VM: what they wait for `mmu_lock` is in their length.
+    pub beside_harvest: FaultTimes,
+    /// All other faults.
+    pub apart: FaultTimes,
+    /// Per VM the harvest ioctls that have not returned, and the return of the last that did.
+    pub(crate) harvesting: BTreeMap<VmId, (u32, Nanos)>,
+}
+
+/// How long faults took, from bracket to bracket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultTimes {
+    /// Faults.
+    pub faults: u64,
+    /// The longest, in nanoseconds.
+    pub longest_ns: u64,
+    /// Log2 histogram of their lengths, as in [`WindowStats::histogram`].
+    pub histogram: Vec<u64>,
+}
+
+impl FaultTimes {
+    fn add(&mut self, ns: u64) {
+        self.faults += 1;
+        self.longest_ns = self.longest_ns.max(ns);
+        self.histogram.resize(HISTOGRAM_BUCKETS, 0);
+        self.histogram[crate::verdict::window::bucket(ns)] += 1;
+    }
 }
 
 impl Default for Counts {
@@ -211,6 +239,29 @@ impl LockWaits {
     /// `LCB_F_WRITE`.
     const LCB_F_WRITE: u32 = 1 << 2;
 
+    /// A fault has ended.
+    fn add_fault(&mut self, event: &Event) {
+        let (open, last) = self.harvesting.get(&event.vm).copied().unwrap_or_default();
+        let is_beside = 0 < open || (last != Nanos(0) && event.span.lo <= last);
+        let times = if is_beside { &mut self.beside_harvest } else { &mut self.apart };
+        times.add(event.span.len_ns());
+    }
+
+    /// A harvest ioctl begins or has returned.
+    fn add_ioctl(&mut self, event: &Event, op: IoctlOp, has_ended: bool) {
+        match op {
+            IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {}
+            IoctlOp::SetMemory | IoctlOp::EnableCap => return,
+        }
+        let (open, last) = self.harvesting.entry(event.vm).or_default();
+        if has_ended {
+            *open = open.saturating_sub(1);
+            *last = event.span.hi;
+        } else {
+            *open += 1;
+        }
+    }
+
     fn add(&mut self, tid: Tid, lcb_flags: u32, wait_ns: u64) {
         self.waits += 1;
         self.wait_ns += wait_ns;
@@ -238,7 +289,13 @@ impl Summary {
         match event.kind {
             EventKind::Mark { .. } => bucket.marks += 1,
             EventKind::FastFault { fixed, .. } => bucket.fast_faults += u64::from(fixed),
-            EventKind::Fault { .. } | EventKind::SpteSet { .. } => bucket.slow_faults += 1,
+            EventKind::Fault { .. } => {
+                bucket.slow_faults += 1;
+                self.lock_waits.add_fault(event);
+            }
+            EventKind::SpteSet { .. } => bucket.slow_faults += 1,
+            EventKind::IoctlBegin { op, .. } => self.lock_waits.add_ioctl(event, op.op, false),
+            EventKind::IoctlEnd { op, .. } => self.lock_waits.add_ioctl(event, op.op, true),
             EventKind::HarvestWord { mask, .. } | EventKind::UserWord { mask, .. } => {
                 bucket.harvested_pages += u64::from(mask.count_ones());
             }
@@ -246,6 +303,8 @@ impl Summary {
             EventKind::HostWrite { .. } => bucket.host_writes += 1,
             EventKind::RingPush { .. } => bucket.ring_pushes += 1,
             EventKind::LockWait { lcb_flags, .. } => {
+                bucket.lock_waits += 1;
+                bucket.lock_wait_ns += event.span.len_ns();
                 self.lock_waits.add(event.tid, lcb_flags, event.span.len_ns());
             }
             EventKind::RunBegin { vcpu } => {
@@ -258,8 +317,6 @@ impl Summary {
             EventKind::VmSeen { .. }
             | EventKind::VmGone
             | EventKind::SlotState { .. }
-            | EventKind::IoctlBegin { .. }
-            | EventKind::IoctlEnd { .. }
             | EventKind::RingReset { .. }
             | EventKind::SlotProtect { .. }
             | EventKind::Invalidate { .. }

@@ -18,9 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::event::{Batch, Nanos, Setup};
-use crate::feed::{Facts, Feed, Follower, Overhead, Publisher, Request, Snapshot, Stage, channel};
+use crate::feed::{
+    Closeup, Facts, Feed, Follower, HarvestCost, Overhead, ProbeCount, Publisher, Request,
+    Snapshot, Stage, channel,
+};
 use crate::pipeline::Pipeline;
 use crate::summary::Summary;
+use crate::verdict::PageRange;
 
 /// Batches in flight between the two threads.
 const BATCHES_MAX: usize = 64;
@@ -48,6 +52,16 @@ pub trait Drain: Send + Sized + 'static {
 
     /// What tracing has cost lately.
     fn overhead(&mut self) -> Option<Overhead>;
+
+    /// What each program of the probe did so far.
+    fn probes(&self) -> Vec<ProbeCount> {
+        Vec::new()
+    }
+
+    /// Nanoseconds that programs have run which run in harvests only; `None` where there are no such programs.
+    fn harvest_run_ns(&self) -> Option<u64> {
+        None
+    }
 
     /// Why nothing more will come, once that is so: the VMM is gone. Asked once a second.
     fn ended(&mut self) -> Option<&'static str> {
@@ -94,7 +108,7 @@ struct Flags {
 /// What passes from reader to analysis.
 enum Parcel {
     Batch(Batch),
-    Overhead(Overhead),
+    Cost(Overhead, Vec<ProbeCount>, Option<u64>),
     /// Nothing more will come, and why.
     Stopped(&'static str),
 }
@@ -180,7 +194,8 @@ fn read(
             }
             if let Some(overhead) = source.overhead() {
                 let is_over = overhead.budget_percent < overhead.probe_percent;
-                if parcels.send(Parcel::Overhead(overhead)).is_err() {
+                let cost = Parcel::Cost(overhead, source.probes(), source.harvest_run_ns());
+                if parcels.send(cost).is_err() {
                     break;
                 }
                 if is_over {
@@ -209,7 +224,11 @@ struct Analysis {
     follower: Follower,
     /// Number of the last record the follower has seen.
     followed: u64,
+    range: Option<PageRange>,
     overhead: Option<Overhead>,
+    probes: Arc<Vec<ProbeCount>>,
+    /// Harvests, and the run time of harvest programs, when the cost was last told.
+    costed: (u64, u64),
     hazards: u64,
     ending: &'static str,
 }
@@ -221,7 +240,10 @@ impl Analysis {
             publisher,
             follower: Follower::default(),
             followed: 0,
+            range: None,
             overhead: None,
+            probes: Arc::default(),
+            costed: (0, 0),
             hazards: 0,
             ending: "tracing has stopped",
         }
@@ -237,7 +259,10 @@ impl Analysis {
                     self.heed();
                     self.follow();
                 }
-                Ok(Parcel::Overhead(overhead)) => self.overhead = Some(overhead),
+                Ok(Parcel::Cost(overhead, probes, run_ns)) => {
+                    self.probes = Arc::new(probes);
+                    self.overhead = Some(self.with_harvest_cost(overhead, run_ns));
+                }
                 Ok(Parcel::Stopped(why)) => self.ending = why,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -282,8 +307,15 @@ impl Analysis {
     }
 
     fn take(&mut self, request: Request) {
-        if let Request::Follow { .. } = request {
-            self.followed = 0;
+        match request {
+            Request::Follow { .. } => self.followed = 0,
+            Request::Look(range) => self.range = Some(range),
+            Request::LookAway => self.range = None,
+            Request::Unfollow
+            | Request::Play
+            | Request::Pause
+            | Request::Speed(_)
+            | Request::Seek(_) => {}
         }
         self.follower.ask(request);
     }
@@ -315,7 +347,24 @@ impl Analysis {
             stage,
             overhead: self.overhead,
             journey: self.follower.journey(),
-            ..Snapshot::default()
+            closeup: self.range.map(|range| {
+                Arc::new(Closeup { range, states: self.pipeline.page_states(&range) })
+            }),
+            probes: Arc::clone(&self.probes),
+            playback: None,
         });
+    }
+
+    /// Spreads the run time of harvest programs over the harvests of the same time.
+    fn with_harvest_cost(&mut self, overhead: Overhead, run_ns: Option<u64>) -> Overhead {
+        let Some(run_ns) = run_ns.filter(|_| overhead.harvest.is_none()) else { return overhead };
+        let now = (self.pipeline.summary().harvests_total, run_ns);
+        let last = std::mem::replace(&mut self.costed, now);
+        let harvests = now.0.saturating_sub(last.0);
+        let cost = now.1.saturating_sub(last.1).checked_div(harvests);
+        // Without a harvest in the last second what was said before still holds.
+        let before = self.overhead.and_then(|overhead| overhead.harvest);
+        let cost = cost.map(|per_harvest_ns| HarvestCost::AtLeast { per_harvest_ns });
+        Overhead { harvest: cost.or(before), ..overhead }
     }
 }

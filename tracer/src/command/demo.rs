@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::capture::{Capture, Tee};
+use super::cost::GuestTimes;
 use super::guest::GuestProcess;
 use super::live::{LiveSource, facts};
 use super::{recording, report, screen};
@@ -122,9 +123,12 @@ fn traced(args: &DemoArgs) -> Result<Run, Trouble> {
     let (mut guest, ready) = GuestProcess::start(&args.guest).map_err(Trouble::Forbidden)?;
     let trace =
         TraceArgs { duration: None, is_final: true, wait: true, ready_file: None, budget: 400 };
-    let source = LiveSource::attach(ready.pid, &trace).map_err(Trouble::Forbidden)?;
+    let mut source = LiveSource::attach(ready.pid, &trace).map_err(Trouble::Forbidden)?;
     // The baseline is taken only once it is sure that there will be something to compare.
     let baseline = baseline(&args.guest);
+    if let (Some(untraced), Some(harvests)) = (&baseline, guest.take_harvests()) {
+        source.compare_with(GuestTimes::new(untraced, harvests));
+    }
     let setup = source.setup().clone();
     let tee: Option<Box<dyn Tee>> = match &args.output {
         Some(path) => {

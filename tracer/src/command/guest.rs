@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::demo::config::GuestConfig;
-use crate::demo::protocol::{GuestReport, Line, Ready};
+use crate::demo::protocol::{GuestReport, Harvest, Line, Ready};
 
 /// How long a guest may take to exist.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -19,6 +19,7 @@ pub struct GuestProcess {
     child: Child,
     control: ChildStdin,
     lines: Receiver<Line>,
+    harvests: Option<Receiver<Harvest>>,
     report: Option<GuestReport>,
 }
 
@@ -40,15 +41,19 @@ impl GuestProcess {
         let control = child.stdin.take().expect("stdin was piped");
         let stdout = child.stdout.take().expect("stdout was piped");
         let (send, lines) = channel();
+        let (tell, harvests) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let Ok(line) = serde_json::from_str(&line) else { continue };
-                if send.send(line).is_err() {
+                if let Line::Harvest(harvest) = line {
+                    // Most callers do not ask for harvests.
+                    let _ = tell.send(harvest);
+                } else if send.send(line).is_err() {
                     break;
                 }
             }
         });
-        let mut guest = Self { child, control, lines, report: None };
+        let mut guest = Self { child, control, lines, harvests: Some(harvests), report: None };
         match guest.lines.recv_timeout(READY_MAX) {
             Ok(Line::Ready(ready)) => Ok((guest, ready)),
             Ok(line) => bail!("the demo guest spoke out of turn: {line:?}"),
@@ -57,6 +62,11 @@ impl GuestProcess {
             }
             Err(RecvTimeoutError::Disconnected) => Err(guest.failure()),
         }
+    }
+
+    /// The harvests the guest makes, in its own words; once.
+    pub fn take_harvests(&mut self) -> Option<Receiver<Harvest>> {
+        self.harvests.take()
     }
 
     /// Lets the guest run.

@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::capture::{Capture, Drain, Tee};
+use super::cost::{self, GuestTimes};
 use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
 use crate::event::{Batch, Setup, Tid};
-use crate::feed::{Facts, Feed, Overhead, Stage};
+use crate::feed::{Facts, Feed, Overhead, ProbeCount, Stage};
 use crate::live::{Options, Session, Target};
 use crate::outcome::Outcome;
 use crate::summary::Summary;
@@ -24,6 +25,7 @@ pub struct LiveSource {
     pid: u32,
     budget_percent: u32,
     last: Reading,
+    guest: Option<GuestTimes>,
 }
 
 /// Times read together: of this process, of the probe, of the clock.
@@ -51,7 +53,18 @@ impl LiveSource {
             std::fs::write(path, "ready\n")
                 .with_context(|| format!("create {}", path.display()))?;
         }
-        Ok(Self { session, pid, budget_percent: args.budget, last: Reading::default() })
+        Ok(Self {
+            session,
+            pid,
+            budget_percent: args.budget,
+            last: Reading::default(),
+            guest: None,
+        })
+    }
+
+    /// A VMM that says itself how long its harvests take: the added time is then known.
+    pub fn compare_with(&mut self, times: GuestTimes) {
+        self.guest = Some(times);
     }
 
     /// What the pipeline must be told.
@@ -91,11 +104,40 @@ impl Drain for LiveSource {
             probe_percent: percent(now.probe_ns, last.probe_ns),
             tool_percent: percent(now.tool_ns, last.tool_ns),
             budget_percent: f64::from(self.budget_percent),
+            harvest: self.guest.as_mut().and_then(GuestTimes::cost),
         })
+    }
+
+    fn probes(&self) -> Vec<ProbeCount> {
+        cost::probes(self.session.overhead(), &self.session.misses())
+    }
+
+    fn harvest_run_ns(&self) -> Option<u64> {
+        cost::harvest_run_ns(&self.session.overhead())
     }
 
     fn ended(&mut self) -> Option<&'static str> {
         (!is_running(self.pid)).then_some("the VMM has exited")
+    }
+}
+
+/// Which MMU the host's KVM uses, as its modules' parameters say: `tdp mmu (ept)`, `shadow mmu`.
+#[must_use]
+pub fn mmu() -> String {
+    let is_on = |name: &str| {
+        std::fs::read_to_string(format!("/sys/module/{name}"))
+            .is_ok_and(|text| matches!(text.trim(), "Y" | "1"))
+    };
+    let paging = [("kvm_intel/parameters/ept", "ept"), ("kvm_amd/parameters/npt", "npt")]
+        .into_iter()
+        .find(|(name, _)| Path::new("/sys/module").join(name).exists());
+    match paging {
+        Some((name, paging)) if is_on(name) && is_on("kvm/parameters/tdp_mmu") => {
+            format!("tdp mmu ({paging})")
+        }
+        Some((name, paging)) if is_on(name) => format!("{paging} without tdp mmu"),
+        Some(_) => String::from("shadow mmu"),
+        None => String::new(),
     }
 }
 
@@ -148,7 +190,7 @@ pub fn facts(pid: u32, file: Option<&Path>) -> Facts {
     Facts {
         pid,
         command: command.trim_end().to_owned(),
-        mmu: String::new(),
+        mmu: mmu(),
         file: file.map(|path| path.display().to_string()).unwrap_or_default(),
         threads: threads(pid),
     }

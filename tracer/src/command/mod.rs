@@ -2,6 +2,7 @@
 
 mod bundled;
 mod capture;
+mod cost;
 mod demo;
 mod diff;
 mod export;

@@ -31,6 +31,7 @@ pub fn header(origin: Origin, setup: &Setup, pid: u32) -> Header {
         cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u32),
         host: host.trim_end().to_owned(),
         vmm: Some(Vmm { pid, command }),
+        mmu: super::live::mmu(),
         ..Header::new(origin, setup.clone())
     }
 }

@@ -66,6 +66,7 @@ pub fn facts(header: &Header, file: String) -> Facts {
     Facts {
         pid: header.vmm.as_ref().map_or(0, |vmm| vmm.pid),
         command: header.vmm.as_ref().map(|vmm| program(&vmm.command)).unwrap_or_default(),
+        mmu: header.mmu.clone(),
         file,
         ..Facts::default()
     }

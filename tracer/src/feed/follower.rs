@@ -39,7 +39,12 @@ impl Follower {
                 self.journey = Some(Arc::new(journey));
             }
             Request::Unfollow => self.journey = None,
-            Request::Play | Request::Pause | Request::Speed(_) | Request::Seek(_) => {}
+            Request::Look(_)
+            | Request::LookAway
+            | Request::Play
+            | Request::Pause
+            | Request::Speed(_)
+            | Request::Seek(_) => {}
         }
     }
 

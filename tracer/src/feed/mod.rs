@@ -17,8 +17,9 @@ use std::sync::{Arc, mpsc};
 
 use tokio::sync::watch;
 
-use crate::event::{Event, Gfn, Nanos, Setup, Tid, VmId};
+use crate::event::{Event, Gfn, IoctlOp, Nanos, Setup, Tid, VmId};
 use crate::summary::Summary;
+use crate::verdict::{PageRange, PageState};
 
 /// Everything that may change from one beat to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +34,32 @@ pub struct Snapshot {
     pub playback: Option<Playback>,
     /// Events of the page that is followed.
     pub journey: Option<Arc<Journey>>,
+    /// The range of pages that is looked at.
+    pub closeup: Option<Arc<Closeup>>,
+    /// What each program of the probe did; empty where nothing was counted (replay).
+    pub probes: Arc<Vec<ProbeCount>>,
+}
+
+/// A range of pages and the state of each of its cells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closeup {
+    /// The range.
+    pub range: PageRange,
+    /// State by cell of the range.
+    pub states: Vec<PageState>,
+}
+
+/// What one program of the probe did since it was attached, by the kernel's own counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCount {
+    /// Where it is attached: `kprobe mark_page_dirty_in_slot`.
+    pub point: String,
+    /// Times it ran.
+    pub hits: u64,
+    /// Times the kernel did not run it.
+    pub misses: u64,
+    /// Nanoseconds it ran, in all.
+    pub run_ns: u64,
 }
 
 /// Whether more will come.
@@ -61,6 +88,28 @@ pub struct Overhead {
     pub tool_percent: f64,
     /// Share at which tracing stops, in percent of one CPU.
     pub budget_percent: f64,
+    /// What tracing adds to a harvest ioctl, where that can be told.
+    pub harvest: Option<HarvestCost>,
+}
+
+/// What tracing adds to a harvest ioctl.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HarvestCost {
+    /// Medians on the VMM's side, with and without the probe (demo: the guest is ours and says them).
+    Compared {
+        /// The ioctl compared.
+        op: IoctlOp,
+        /// Median with the probe attached, in nanoseconds.
+        traced_ns: u64,
+        /// Median of a run without it, in nanoseconds.
+        untraced_ns: u64,
+    },
+    /// Run time per harvest of the programs that run in harvests only, in nanoseconds: the cost of getting into and
+    /// out of a probe is not in it.
+    AtLeast {
+        /// Nanoseconds per harvest.
+        per_harvest_ns: u64,
+    },
 }
 
 /// Where a replay stands.
@@ -125,6 +174,10 @@ pub enum Request {
     },
     /// Stop doing so.
     Unfollow,
+    /// Tell the state of each page of a range.
+    Look(PageRange),
+    /// Stop doing so.
+    LookAway,
     /// Let time run (replay).
     Play,
     /// Stop time (replay).

@@ -44,6 +44,16 @@ impl Misses {
         self.polled
     }
 
+    /// Misses per program at the last reading.
+    #[must_use]
+    pub fn by_program(&self) -> Vec<(&'static str, u64)> {
+        let of_program = |(&counter, &n): (&Counter, &u64)| match counter {
+            Counter::Recursion(program) | Counter::Kprobe(program) => Some((program, n)),
+            Counter::Hook(_) => None,
+        };
+        self.last.iter().filter_map(of_program).collect()
+    }
+
     /// Reads all counters; every increase is a gap since the previous reading.
     ///
     /// # Errors

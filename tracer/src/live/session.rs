@@ -181,6 +181,12 @@ impl Session {
         counters::costs(&self.object)
     }
 
+    /// Runs of each program that the kernel skipped, by its own counters; only programs with any.
+    #[must_use]
+    pub fn misses(&self) -> Vec<(&'static str, u64)> {
+        self.misses.by_program()
+    }
+
     fn take_records(&mut self) -> Vec<RawEvent> {
         let mut records = Vec::new();
         for ring in &mut self.rings {

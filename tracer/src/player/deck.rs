@@ -5,7 +5,7 @@ use crate::pipeline::Pipeline;
 use crate::player::tape::Tape;
 use crate::summary::Summary;
 use crate::trace::TraceError;
-use crate::verdict::Window;
+use crate::verdict::{PageRange, PageState, Window};
 
 /// Restart points kept. Each holds the state of a pipeline: 16 MiB of recent records and 16 bytes per page that was
 /// seen, so that twelve of them stay below a GiB for a guest of 16 GiB.
@@ -80,6 +80,12 @@ impl<T: Tape> Deck<T> {
     #[must_use]
     pub fn summary(&self) -> &Summary {
         self.pipeline.summary()
+    }
+
+    /// The state of each cell of a range of pages at the position.
+    #[must_use]
+    pub fn page_states(&self, range: &PageRange) -> Vec<PageState> {
+        self.pipeline.page_states(range)
     }
 
     /// The windows that closed since the last call.

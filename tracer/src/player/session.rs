@@ -6,13 +6,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::event::{IoctlOp, Kind, Nanos, RawEvent, Setup};
-use crate::feed::{self, Facts, Feed, Marks, Playback, Publisher, Request, Seek, Snapshot, Stage};
+use crate::feed::{
+    self, Closeup, Facts, Feed, Marks, Playback, Publisher, Request, Seek, Snapshot, Stage,
+};
 use crate::player::deck::Deck;
 use crate::player::scan::Scan;
 use crate::player::tape::Tape;
 use crate::summary::Summary;
 use crate::trace::TraceError;
-use crate::verdict::WindowKind;
+use crate::verdict::{PageRange, WindowKind};
 
 /// Time between two snapshots.
 const BEAT: Duration = Duration::from_millis(100);
@@ -52,6 +54,7 @@ pub struct Player<T: Tape> {
     last: Option<Arc<Summary>>,
     shown: Arc<Summary>,
     scan: Option<Scan<T>>,
+    range: Option<PageRange>,
     trouble: Option<String>,
     loaded: Loaded,
 }
@@ -89,6 +92,7 @@ impl<T: Tape> Player<T> {
             last: None,
             shown: Arc::default(),
             scan: None,
+            range: None,
             trouble: None,
             loaded: Loaded::default(),
         }
@@ -180,10 +184,13 @@ impl<T: Tape> Player<T> {
     }
 
     fn seek(&mut self, target: Nanos) -> Result<(), TraceError> {
-        if self.playback.end <= target {
+        let is_end = self.playback.end <= target;
+        if is_end && (self.range.is_none() || self.deck.is_over()) {
             self.arrive_at_end();
             return Ok(());
         }
+        // What the end says is known; only the pages' own states need the deck to be there.
+        let target = if is_end { Nanos(u64::MAX) } else { target };
         self.deck.rewind_before(target)?;
         let until = now() + SLICE;
         while !self.deck.step_towards(target)? {
@@ -193,6 +200,10 @@ impl<T: Tape> Player<T> {
             }
         }
         self.deck.take_windows();
+        if is_end {
+            self.arrive_at_end();
+            return Ok(());
+        }
         self.playback.position = target;
         self.playback.is_seeking = false;
         self.shown = Arc::new(self.deck.summary().clone());
@@ -227,6 +238,16 @@ impl<T: Tape> Player<T> {
         match request {
             Request::Follow { .. } => self.scan = Some(Scan::new(request, &self.deck)),
             Request::Unfollow => self.scan = None,
+            Request::Look(range) => {
+                self.range = Some(range);
+                // The end is shown from memory: the deck may stand elsewhere.
+                let is_elsewhere =
+                    self.playback.end <= self.playback.position && !self.deck.is_over();
+                if self.task == Task::Rest && is_elsewhere {
+                    self.task = Task::Seek(self.playback.end);
+                }
+            }
+            Request::LookAway => self.range = None,
             Request::Speed(percent) => self.playback.speed_percent = percent,
             _ if self.task == Task::Load => {}
             Request::Play => self.start_playing(),
@@ -293,7 +314,21 @@ impl<T: Tape> Player<T> {
             overhead: None,
             playback: Some(playback),
             journey,
+            closeup: self.closeup(),
+            probes: Arc::default(),
         });
+    }
+
+    /// The pages looked at, once the deck stands at the moment shown.
+    fn closeup(&self) -> Option<Arc<Closeup>> {
+        let range = self.range?;
+        let is_end = self.playback.end <= self.playback.position;
+        let is_there = if is_end {
+            self.deck.is_over()
+        } else {
+            self.deck.position() == self.playback.position
+        };
+        is_there.then(|| Arc::new(Closeup { range, states: self.deck.page_states(&range) }))
     }
 }
 

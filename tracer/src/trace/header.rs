@@ -39,6 +39,9 @@ pub struct Header {
     /// The process that was attached to.
     #[serde(default)]
     pub vmm: Option<Vmm>,
+    /// Which MMU the host's KVM used: `tdp mmu (ept)`, `shadow mmu`; empty if not known.
+    #[serde(default)]
+    pub mmu: String,
     /// Field offsets of the traced kernel, by `struct.field`, as they were given to the probe.
     #[serde(default)]
     pub offsets: BTreeMap<String, u32>,
@@ -117,6 +120,7 @@ impl Header {
             cpus: 0,
             host: String::new(),
             vmm: None,
+            mmu: String::new(),
             offsets: BTreeMap::new(),
             vms: Vec::new(),
         }

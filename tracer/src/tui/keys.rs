@@ -151,6 +151,8 @@ pub const BINDINGS: &[Binding] = &[
         .hinted("JSON"),
     bind(&[ch('y')], Wish::Copy, Everywhere, "copy the selected row (and print it at the end)")
         .hinted("copy"),
+    bind(&[ch('w')], Wish::Windows, Everywhere, "histograms of the windows' lengths")
+        .hinted("windows"),
     bind(&[Key::Ctrl('l')], Wish::Redraw, Everywhere, "draw the screen anew"),
     bind(&[Key::Ctrl('z')], Wish::Suspend, Everywhere, "suspend; fg comes back"),
     bind(&[ch(' '), ch('f')], Wish::Freeze, Live, "freeze the screen; analysis goes on")
@@ -220,11 +222,23 @@ const fn useful(model: &Model) -> &'static [Wish] {
         (Some(Overlay::Page { .. }), _) => {
             &[Back, Left, Right, GoToGfn, Move(Step::Bottom), Copy, Help]
         }
+        (Some(Overlay::Windows { .. }), _) => &[Back, Copy, Help, Freeze, TogglePlay],
         (Some(Overlay::Harvest { .. } | Overlay::Rule { .. }), _) => &[Back, Copy, Help],
         (Some(Overlay::Help { .. }), _) => &[Back, Quit],
         (None, Tab::Overview) => &[
-            Help, Quit, TogglePlay, HARVEST, NextHazard, NextTab, Enter, Filter, Sort, Freeze,
-            GoToTime, Right,
+            Help,
+            Quit,
+            TogglePlay,
+            HARVEST,
+            NextHazard,
+            NextTab,
+            Enter,
+            Filter,
+            Sort,
+            Freeze,
+            GoToTime,
+            Right,
+            Wish::Windows,
         ],
         (None, Tab::Memory) => {
             &[Help, Quit, TogglePlay, HARVEST, NextTab, Enter, Sort, GoToGfn, Freeze, GoToTime]

@@ -22,6 +22,7 @@ pub mod scroll;
 pub mod keys;
 pub mod open;
 pub mod prompt;
+pub mod travel;
 pub mod update;
 pub mod view;
 

@@ -1,11 +1,13 @@
 //! The model: everything a frame depends on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::event::{Gfn, Nanos, Setup, SlotId, VmId};
+use crate::event::{Gfn, Nanos, Setup, VmId};
 use crate::feed::{Facts, Snapshot};
+use crate::summary::Summary;
 use crate::tui::palette::{Palette, Theme};
-use crate::verdict::{Finding, RuleId, Window};
+use crate::verdict::{Finding, PageRange, RuleId, Window};
 
 /// Everything a frame depends on.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Model {
     pub shown: Arc<Snapshot>,
     /// The newest snapshot; another than `shown` only while frozen.
     pub newest: Arc<Snapshot>,
+    /// The summary some seconds of trace time before the one shown: what happened since is a rate.
+    pub earlier: VecDeque<Arc<Summary>>,
     /// Whether new snapshots are put on screen.
     pub flow: Flow,
     /// Columns and rows of the terminal.
@@ -180,8 +184,12 @@ pub struct Memory {
 
 /// What the shades of the memory map mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are the fields of `HeatCell`")]
+#[expect(
+    missing_docs,
+    reason = "the variants are the fields of `HeatCell`, and the first per second"
+)]
 pub enum Shades {
+    Rate,
     Harvested,
     Opened,
     Windows,
@@ -190,12 +198,14 @@ pub enum Shades {
 
 impl Shades {
     /// All, as the key walks through them.
-    pub const ALL: [Self; 4] = [Self::Harvested, Self::Opened, Self::Windows, Self::Verdict];
+    pub const ALL: [Self; 5] =
+        [Self::Rate, Self::Harvested, Self::Opened, Self::Windows, Self::Verdict];
 
     /// What the shades mean.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Rate => "dirty rate",
             Self::Harvested => "pages harvested",
             Self::Opened => "times made writable",
             Self::Windows => "third-case windows",
@@ -235,18 +245,17 @@ pub enum Overlay {
         /// First line.
         scroll: usize,
     },
-    /// One cell of the memory map.
+    /// One cell of the memory map, page by page.
     Range {
-        /// The VM.
-        vm: VmId,
-        /// The slot.
-        slot: SlotId,
-        /// First gfn.
-        first: Gfn,
-        /// Pages.
-        npages: u64,
-        /// Selected row.
+        /// Its pages.
+        range: PageRange,
+        /// Selected cell of the range.
         selected: usize,
+    },
+    /// The histograms of the windows.
+    Windows {
+        /// First line.
+        scroll: usize,
     },
     /// Every event of one page.
     Page {
@@ -295,6 +304,7 @@ impl Model {
             facts,
             newest: Arc::clone(&first),
             shown: first,
+            earlier: VecDeque::new(),
             flow: Flow::Flowing,
             size: (80, 24),
             palette: theme.palette(),
@@ -306,7 +316,7 @@ impl Model {
                 sort: Sort::Verdict,
                 direction: Direction::Forward,
             },
-            memory: Memory { slot: 0, cell: 0, shades: Shades::Harvested },
+            memory: Memory { slot: 0, cell: 0, shades: Shades::Rate },
             coverage_scroll: 0,
             lock_scroll: 0,
             vms_selected: 0,

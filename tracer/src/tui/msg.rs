@@ -33,6 +33,7 @@ pub enum Wish {
     Suspend,
     Redraw,
     Help,
+    Windows,
     Back,
     NextTab,
     PreviousTab,

@@ -7,16 +7,14 @@ use crate::feed::Request;
 use crate::tui::model::{List, Model, Overlay, Tab};
 use crate::tui::msg::Effect;
 use crate::tui::{rows, scroll};
+use crate::verdict::PageRange;
 
 /// Opens what is selected.
 pub fn enter(model: &mut Model) -> Option<Effect> {
     match model.overlays.last() {
         None => match model.tab {
             Tab::Overview => enter_list(model),
-            Tab::Memory => {
-                enter_cell(model);
-                None
-            }
+            Tab::Memory => enter_cell(model),
             Tab::Vms => {
                 model.vm = model.shown.summary.vms.get(model.vms_selected).map(|vm| vm.vm);
                 model.tab = Tab::Overview;
@@ -25,15 +23,13 @@ pub fn enter(model: &mut Model) -> Option<Effect> {
             }
             Tab::Coverage | Tab::Lock => None,
         },
-        Some(&Overlay::Range { vm, slot, first, npages, selected }) => {
-            // The first row is the range itself: its first page.
-            let gfn = match selected.checked_sub(1) {
-                None => Some(first),
-                Some(index) => rows::findings_in(model, vm, slot, first, npages)
-                    .get(index)
-                    .and_then(|finding| finding.gfn),
-            };
-            gfn.map(|gfn| follow(model, vm, gfn))
+        Some(&Overlay::Range { range, selected }) => {
+            let cell = range.cell(selected as u64);
+            Some(if cell.npages <= 1 {
+                follow(model, range.vm, cell.first)
+            } else {
+                look(model, cell)
+            })
         }
         Some(Overlay::Finding { finding, .. }) => {
             let (vm, gfn) = (finding.vm, finding.gfn);
@@ -47,6 +43,7 @@ pub fn enter(model: &mut Model) -> Option<Effect> {
             Overlay::Harvest { .. }
             | Overlay::Rule { .. }
             | Overlay::Page { .. }
+            | Overlay::Windows { .. }
             | Overlay::Help { .. },
         ) => None,
     }
@@ -73,20 +70,21 @@ fn enter_list(model: &mut Model) -> Option<Effect> {
     }
 }
 
-fn enter_cell(model: &mut Model) {
+fn enter_cell(model: &mut Model) -> Option<Effect> {
     let slots = rows::slots(model);
-    let Some(&(vm, id, slot)) = slots.get(model.memory.slot) else { return };
+    let &(vm, id, slot) = slots.get(model.memory.slot)?;
     if slot.heat.is_empty() {
-        return;
+        return None;
     }
     let gfns = scroll::cell_gfns(slot, model.memory.cell);
-    model.overlays.push(Overlay::Range {
-        vm,
-        slot: id,
-        first: gfns.start,
-        npages: gfns.end.0 - gfns.start.0,
-        selected: 0,
-    });
+    let npages = gfns.end.0 - gfns.start.0;
+    Some(look(model, PageRange { vm, slot: id, first: gfns.start, npages }))
+}
+
+/// Opens a range of pages and asks for their states.
+fn look(model: &mut Model, range: PageRange) -> Effect {
+    model.overlays.push(Overlay::Range { range, selected: 0 });
+    Effect::Ask(Request::Look(range))
 }
 
 /// Opens the page of a gfn and asks for its events.

@@ -6,7 +6,7 @@ use crate::tui::figures;
 use crate::tui::model::{Model, Prompt, PromptKind};
 use crate::tui::msg::{Effect, Typed};
 use crate::tui::open::follow;
-use crate::tui::update::seek;
+use crate::tui::travel::seek;
 
 /// Opens the line.
 pub fn open(model: &mut Model, kind: PromptKind) {

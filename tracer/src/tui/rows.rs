@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::event::{Gfn, IoctlOp, SlotId, VmId};
+use crate::event::{IoctlOp, SlotId, VmId};
 use crate::summary::{Harvest, SlotSummary};
 use crate::tui::describe;
 use crate::tui::model::{Direction, List, Model, Sort};
-use crate::verdict::{Finding, Verdict, Window};
+use crate::verdict::{Finding, PageRange, Verdict, Window};
 
 /// The findings of the VM looked at that pass the filter, sorted.
 #[must_use]
@@ -97,20 +97,15 @@ fn is_shown_harvest(model: &Model, harvest: &Harvest) -> bool {
     is_of(model, harvest.vm) && passes(model, || harvest_text(harvest))
 }
 
-/// Findings whose page lies in a range of gfns, in the order of the list.
+/// Findings whose page lies in a range, in the order of the list.
 #[must_use]
-pub fn findings_in(
-    model: &Model,
-    vm: VmId,
-    slot: SlotId,
-    first: Gfn,
-    npages: u64,
-) -> Vec<&Arc<Finding>> {
-    let inside = |gfn: Gfn| first <= gfn && gfn.0 < first.0.saturating_add(npages);
+pub fn findings_in<'a>(model: &'a Model, range: &PageRange) -> Vec<&'a Arc<Finding>> {
     findings(model)
         .into_iter()
         .filter(|finding| {
-            finding.vm == vm && finding.slot == slot && finding.gfn.is_some_and(inside)
+            finding.vm == range.vm
+                && finding.slot == range.slot
+                && finding.gfn.is_some_and(|gfn| range.holds(gfn))
         })
         .collect()
 }

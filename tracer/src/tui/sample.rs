@@ -11,7 +11,7 @@ use crate::event::{
     Event, EventKind, Evidence, Gap, GapCause, Gfn, IoctlOp, Lane, MarkWord, Nanos, Operation,
     PageRef, Setup, SlotId, SlotRef, Span, Spte, Tid, VcpuId, VmId,
 };
-use crate::feed::{Facts, Marks, Overhead, Playback, Snapshot};
+use crate::feed::{Facts, HarvestCost, Marks, Overhead, Playback, Snapshot};
 use crate::summary::{
     Bucket, Harvest, HeatCell, Series, SlotSummary, Summary, VmSummary, WindowStats,
 };
@@ -47,7 +47,9 @@ pub fn empty() -> Model {
 /// A dashboard in the middle of a migration with one lost page.
 pub fn busy() -> Model {
     let mut model = empty();
-    let overhead = Overhead { probe_percent: 3.12, tool_percent: 1.2, budget_percent: 25.0 };
+    let harvest = Some(HarvestCost::AtLeast { per_harvest_ns: 12_000 });
+    let overhead =
+        Overhead { probe_percent: 3.12, tool_percent: 1.2, budget_percent: 25.0, harvest };
     let snapshot =
         Snapshot { summary: Arc::new(summary()), overhead: Some(overhead), ..Snapshot::default() };
     update(&mut model, Msg::Snapshot(Arc::new(snapshot)));

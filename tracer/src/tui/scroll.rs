@@ -29,6 +29,11 @@ pub fn by(model: &mut Model, rows: i64) {
         return;
     }
     let limit = limit(model);
+    let rows = match model.overlays.last() {
+        // Up and down are rows of pages there.
+        Some(Overlay::Range { .. }) => rows.saturating_mul(view::closeup::COLUMNS as i64),
+        Some(_) | None => rows,
+    };
     let index = index(model);
     let moved = i64::try_from((*index).min(limit)).unwrap_or(0).saturating_add(rows);
     *index = usize::try_from(moved.max(0)).unwrap_or(0).min(limit);
@@ -95,6 +100,7 @@ fn index(model: &mut Model) -> &mut usize {
             | Overlay::Harvest { scroll, .. }
             | Overlay::Rule { scroll, .. }
             | Overlay::Page { scroll, .. }
+            | Overlay::Windows { scroll }
             | Overlay::Help { scroll },
         ) => scroll,
         Some(Overlay::Range { selected, .. }) => selected,
@@ -112,15 +118,14 @@ fn index(model: &mut Model) -> &mut usize {
 fn limit(model: &Model) -> usize {
     let last = |len: usize| len.saturating_sub(1);
     match model.overlays.last() {
-        Some(Overlay::Range { vm, slot, first, npages, .. }) => {
-            rows::findings_in(model, *vm, *slot, *first, *npages).len()
-        }
+        Some(Overlay::Range { range, .. }) => last(range.cells() as usize),
         Some(
             Overlay::Finding { .. }
             | Overlay::Window { .. }
             | Overlay::Harvest { .. }
             | Overlay::Rule { .. }
             | Overlay::Page { .. }
+            | Overlay::Windows { .. }
             | Overlay::Help { .. },
         ) => view::scroll_limit(model),
         None => match model.tab {

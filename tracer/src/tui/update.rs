@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::feed::{MarkKind, Request, Seek, Snapshot};
+use crate::feed::{Request, Seek, Snapshot};
 use crate::tui::model::{Direction, Flow, List, Model, Overlay, PromptKind, Shades, Sort, Tab};
 use crate::tui::msg::{Effect, ExportFormat, Msg, Wish};
 use crate::tui::open;
 use crate::tui::prompt;
 use crate::tui::rows;
 use crate::tui::scroll;
+use crate::tui::travel::{Sideways, arrive, hazard, seek, speed, toggle_play, travel};
 use crate::verdict::Finding;
-
-/// Speeds of a replay, in percent of real time.
-const SPEED_PERCENT: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 /// Takes one message.
 pub fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
@@ -60,6 +58,7 @@ fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
         List::Findings | List::Windows | List::Harvests => None,
     };
     model.shown = snapshot;
+    keep_earlier(model);
     if let Some(selected) = selected {
         let same = |finding: &&Arc<Finding>| {
             finding.rule == selected.rule
@@ -75,16 +74,35 @@ fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
     scroll::clamp(model);
 }
 
+/// Trace time between two summaries kept for rates, and how many are kept.
+const EARLIER: (u64, usize) = (500_000_000, 5);
+
+/// Keeps summaries of the last seconds of trace time; a jump back makes them worthless.
+fn keep_earlier(model: &mut Model) {
+    let now = model.shown.summary.now;
+    if model.earlier.back().is_some_and(|newest| now < newest.now) {
+        model.earlier.clear();
+    }
+    let is_due = model.earlier.back().is_none_or(|newest| EARLIER.0 <= now.since(newest.now));
+    if is_due && model.shown.summary.begin.is_some() {
+        model.earlier.push_back(Arc::clone(&model.shown.summary));
+        if EARLIER.1 < model.earlier.len() {
+            model.earlier.pop_front();
+        }
+    }
+}
+
 fn grant(model: &mut Model, wish: Wish) -> Option<Effect> {
     match wish {
         Wish::Quit => return Some(Effect::Quit),
         Wish::Suspend => return Some(Effect::Suspend),
         Wish::Redraw => return Some(Effect::Redraw),
         Wish::Help => toggle_help(model),
+        Wish::Windows => model.overlays.push(Overlay::Windows { scroll: 0 }),
         Wish::Back => return back(model),
-        Wish::NextTab => go_to(model, model.tab.turned(1)),
-        Wish::PreviousTab => go_to(model, model.tab.turned(Tab::ALL.len() - 1)),
-        Wish::GoTo(tab) => go_to(model, tab),
+        Wish::NextTab => return go_to(model, model.tab.turned(1)),
+        Wish::PreviousTab => return go_to(model, model.tab.turned(Tab::ALL.len() - 1)),
+        Wish::GoTo(tab) => return go_to(model, tab),
         Wish::Move(step) => scroll::step(model, step),
         Wish::Left => return sideways(model, Sideways::Left),
         Wish::Right => return sideways(model, Sideways::Right),
@@ -117,35 +135,6 @@ fn grant(model: &mut Model, wish: Wish) -> Option<Effect> {
     None
 }
 
-/// Which way along a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sideways {
-    Left,
-    Right,
-}
-
-impl Sideways {
-    /// The neighbour of `index` among `len`, around the ends.
-    const fn turn(self, index: usize, len: usize) -> usize {
-        match self {
-            Self::Left => (index + len - 1) % len,
-            Self::Right => (index + 1) % len,
-        }
-    }
-
-    /// The neighbour of `index` among `len`, no further than the ends.
-    fn step(self, index: usize, len: usize) -> usize {
-        match self {
-            Self::Left => index.saturating_sub(1),
-            Self::Right => (index + 1).min(len.saturating_sub(1)),
-        }
-    }
-}
-
-pub(super) const fn seek(seek: Seek) -> Effect {
-    Effect::Ask(Request::Seek(seek))
-}
-
 fn toggle_help(model: &mut Model) {
     match model.overlays.last() {
         Some(Overlay::Help { .. }) => {
@@ -165,15 +154,38 @@ fn toggle_freeze(model: &mut Model) {
     }
 }
 
-fn go_to(model: &mut Model, tab: Tab) {
+fn go_to(model: &mut Model, tab: Tab) -> Option<Effect> {
+    let was_following = is_following(model);
+    let was_looking = is_looking(model);
     model.overlays.clear();
     model.tab = tab;
+    // One of the two at most lies on top; what lies below it was told of when it was opened, and is forgotten with it.
+    if was_looking {
+        return Some(Effect::Ask(Request::LookAway));
+    }
+    was_following.then_some(Effect::Ask(Request::Unfollow))
+}
+
+fn is_following(model: &Model) -> bool {
+    matches!(model.overlays.last(), Some(Overlay::Page { .. } | Overlay::Window { .. }))
+}
+
+fn is_looking(model: &Model) -> bool {
+    matches!(model.overlays.last(), Some(Overlay::Range { .. }))
 }
 
 /// Closes what lies on top; with nothing on top, lets go of the filter, then of the VM.
 fn back(model: &mut Model) -> Option<Effect> {
     match model.overlays.pop() {
         Some(Overlay::Page { .. } | Overlay::Window { .. }) => Some(Effect::Ask(Request::Unfollow)),
+        Some(Overlay::Range { .. }) => {
+            // A range that was zoomed into lies inside another one.
+            let outer = match model.overlays.last() {
+                Some(Overlay::Range { range, .. }) => Request::Look(*range),
+                Some(_) | None => Request::LookAway,
+            };
+            Some(Effect::Ask(outer))
+        }
         Some(_) => None,
         None => {
             if model.filter.is_empty() {
@@ -195,6 +207,10 @@ fn sideways(model: &mut Model, way: Sideways) -> Option<Effect> {
         };
         *scroll = usize::MAX;
         return Some(Effect::Ask(Request::Follow { vm: *vm, gfn: *gfn }));
+    }
+    if let Some(Overlay::Range { range, selected }) = model.overlays.last_mut() {
+        *selected = way.step(*selected, range.cells() as usize);
+        return None;
     }
     if !model.overlays.is_empty() {
         return None;
@@ -230,97 +246,13 @@ fn sort(model: &mut Model) {
     }
 }
 
-/// Steps to the next point of a kind, or says that there is none. Hazards go round: a recording opens at its end.
-fn travel(model: &mut Model, way: Sideways, kind: MarkKind) -> Option<Effect> {
-    let playback = model.shown.playback.as_ref()?;
-    let (position, points) = (playback.position, playback.marks.of(kind));
-    let (target, step, around, place) = match way {
-        Sideways::Left => (
-            playback.marks.previous(kind, position),
-            Seek::Previous(kind),
-            points.last(),
-            ("before", "from the end"),
-        ),
-        Sideways::Right => (
-            playback.marks.next(kind, position),
-            Seek::Next(kind),
-            points.first(),
-            ("after", "from the begin"),
-        ),
-    };
-    let around = around.filter(|_| kind == MarkKind::Hazard).copied();
-    let effect = match (target, around) {
-        (Some(_), _) => seek(step),
-        (None, Some(time)) => {
-            model.notice = Some(format!("{} {}", kind.name(), place.1));
-            seek(Seek::Time(time))
-        }
-        (None, None) => {
-            model.notice = Some(format!("no {} {} this moment", kind.name(), place.0));
-            return None;
-        }
-    };
-    model.is_arriving = kind == MarkKind::Hazard;
-    Some(effect)
-}
-
-/// Selects the hazard that was travelled to, and opens it if another one was open.
-fn arrive(model: &mut Model) {
-    let Some(playback) = &model.shown.playback else { return };
-    if !model.is_arriving || playback.is_seeking {
-        return;
-    }
-    model.is_arriving = false;
-    let rows = rows::findings(model);
-    let hazards = rows.iter().enumerate().filter(|(_, finding)| finding.verdict.is_hazard());
-    let newest = hazards.max_by_key(|(_, finding)| finding.known_at());
-    let Some((index, finding)) = newest.map(|(index, finding)| (index, Arc::clone(finding))) else {
-        return;
-    };
-    model.overview.list = List::Findings;
-    model.overview.selected = index;
-    if let Some(Overlay::Finding { .. }) = model.overlays.last() {
-        model.overlays.pop();
-        model.overlays.push(Overlay::Finding { finding, scroll: 0 });
-    }
-}
-
-/// In a replay, travels to the next hazard; else selects it in the list, opening the list if need be.
-fn hazard(model: &mut Model, way: Sideways) -> Option<Effect> {
-    if model.is_replay() {
-        return travel(model, way, MarkKind::Hazard);
-    }
-    let rows = rows::findings(model);
-    if rows.is_empty() {
-        model.notice = Some(String::from("no hazard and no exposure so far"));
-        return None;
-    }
-    let is_open = matches!(model.overlays.last(), Some(Overlay::Finding { .. }));
-    let is_listed = model.tab == Tab::Overview && model.overview.list == List::Findings;
-    let index = if is_listed || is_open {
-        way.turn(model.overview.selected.min(rows.len() - 1), rows.len())
-    } else {
-        0
-    };
-    let finding = Arc::clone(rows[index]);
-    model.tab = Tab::Overview;
-    model.overview.list = List::Findings;
-    model.overview.selected = index;
-    if is_open {
-        model.overlays.pop();
-        model.overlays.push(Overlay::Finding { finding, scroll: 0 });
-    }
-    None
-}
-
 /// The finding a key acts on: the open one, else the selected one.
 fn current(model: &Model) -> Option<Arc<Finding>> {
     match model.overlays.last() {
         Some(Overlay::Finding { finding, .. }) => Some(Arc::clone(finding)),
-        Some(Overlay::Range { vm, slot, first, npages, selected }) => {
-            rows::findings_in(model, *vm, *slot, *first, *npages)
-                .get(selected.checked_sub(1)?)
-                .map(|finding| Arc::clone(finding))
+        Some(Overlay::Range { range, selected }) => {
+            let cell = range.cell(*selected as u64);
+            rows::findings_in(model, &cell).first().map(|finding| Arc::clone(finding))
         }
         Some(_) => None,
         None => match (model.tab, model.overview.list) {
@@ -358,22 +290,11 @@ fn copy(model: &mut Model) -> Option<Effect> {
     text.map(Effect::Copy)
 }
 
-fn toggle_play(model: &Model) -> Option<Effect> {
-    let playback = model.shown.playback.as_ref()?;
-    Some(Effect::Ask(if playback.is_playing { Request::Pause } else { Request::Play }))
-}
-
-fn speed(model: &Model, change: impl Fn(u32) -> u32) -> Option<Effect> {
-    let playback = model.shown.playback.as_ref()?;
-    let percent =
-        change(playback.speed_percent).clamp(*SPEED_PERCENT.start(), *SPEED_PERCENT.end());
-    Some(Effect::Ask(Request::Speed(percent)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{Gfn, Nanos};
+    use crate::feed::MarkKind;
     use crate::tui::msg::{Step, Typed};
     use crate::tui::sample::{VM, after, busy, empty, replay, us, with};
     use crate::verdict::{RuleId, Verdict};

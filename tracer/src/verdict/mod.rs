@@ -10,6 +10,7 @@ pub mod benign;
 
 pub(crate) mod ledger;
 pub(crate) mod page;
+pub mod state;
 
 pub mod rule;
 
@@ -18,6 +19,7 @@ pub mod detector;
 pub use benign::LookAlike;
 pub use finding::{Edge, EdgeKind, Finding, Step, Witness};
 pub use harvest::Harvest;
+pub use state::{PageRange, PageState};
 pub use tally::VerdictCounts;
 pub use window::{Window, WindowKind, WindowStats};
 

@@ -9,7 +9,7 @@ use crate::tui::model::Model;
 use crate::tui::view::frame::heading;
 
 /// One count of a bucket.
-type Field = fn(&Bucket) -> u64;
+pub type Field = fn(&Bucket) -> u64;
 
 /// A line of the panel: its name, its count, the operation it is of, and the records it shows itself by.
 type Row = (&'static str, Field, Operation, &'static [Kind]);
@@ -97,7 +97,8 @@ pub fn rate(summary: &Summary, field: Field) -> u64 {
 }
 
 /// The newest `width` buckets, oldest first, placed by time so that a silent bucket is a blank.
-fn columns(summary: &Summary, width: usize, field: Field) -> Vec<u64> {
+#[must_use]
+pub fn columns(summary: &Summary, width: usize, field: Field) -> Vec<u64> {
     let mut columns = vec![0; width];
     let now = Nanos(current(summary));
     for bucket in summary.series.buckets.iter().rev() {

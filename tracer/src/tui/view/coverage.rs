@@ -8,6 +8,7 @@ use crate::event::{Evidence, Gap, Kind, Operation};
 use crate::tui::figures::{clock, count, cut, duration, short, wrap};
 use crate::tui::model::Model;
 use crate::tui::view::frame::heading;
+use crate::tui::view::harvests;
 use crate::verdict::rule::{Reach, RuleSet};
 use crate::verdict::{RuleId, UnknownCause};
 
@@ -16,6 +17,7 @@ use crate::verdict::{RuleId, UnknownCause};
 pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     lines.extend(plan_lines(model, width));
+    lines.extend(probe_lines(model, width));
     lines.extend(rule_lines(model, width));
     lines.extend(gap_lines(model, width));
     lines.extend(unknown_lines(model, width));
@@ -68,6 +70,44 @@ fn plan_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
             Span::raw(cut(&parts.next().unwrap_or_default(), room, palette.glyphs)),
         ]));
         lines.extend(parts.map(|part| Line::raw(format!("{:41}{part}", ""))));
+    }
+    lines
+}
+
+/// What each program did and missed, the most expensive first, and what that costs.
+fn probe_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let mut lines = vec![heading(model, "probes: hits, misses, cost", width)];
+    let mut probes: Vec<_> = model.shown.probes.iter().collect();
+    if probes.is_empty() {
+        let text = if model.is_replay() {
+            "  counted only while tracing; what was missed then stands below as gaps"
+        } else {
+            "  not counted yet"
+        };
+        lines.push(Line::styled(text, palette.quiet()));
+        return lines;
+    }
+    probes.sort_by_key(|probe| std::cmp::Reverse(probe.run_ns));
+    lines.push(Line::styled(
+        format!("  {:>8}{:>8}{:>10}{:>10}  {}", "hits", "missed", "mean", "in all", "probe"),
+        palette.quiet(),
+    ));
+    for probe in probes {
+        let style = if probe.misses == 0 { palette.text() } else { palette.warning() };
+        let mean = probe.run_ns.checked_div(probe.hits);
+        let text = format!(
+            "  {:>8}{:>8}{:>10}{:>10}  {}",
+            short(probe.hits),
+            short(probe.misses),
+            mean.map_or_else(|| String::from("-"), duration),
+            duration(probe.run_ns),
+            probe.point
+        );
+        lines.push(Line::styled(cut(&text, width, palette.glyphs), style));
+    }
+    if let Some(added) = harvests::added(model) {
+        lines.push(Line::raw(format!("  harvests: {added}")));
     }
     lines
 }
@@ -277,7 +317,7 @@ mod tests {
           ring-push           direct          0
           ring-reset          direct          0
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        j 13 more lines  ? help  q quit  Tab screen  space freeze
+        j 15 more lines  ? help  q quit  Tab screen  space freeze
         "#);
     }
 

@@ -3,6 +3,7 @@
 use ratatui::text::{Line, Span};
 
 use crate::event::Nanos;
+use crate::feed::HarvestCost;
 use crate::summary::Harvest;
 use crate::tui::describe::ioctl_short;
 use crate::tui::figures::{clock, count, cut, duration, short};
@@ -34,10 +35,11 @@ pub fn lines(model: &Model, width: usize, bar_rows: usize) -> Vec<Line<'static>>
         ];
     };
     let title = format!(
-        "harvests {}: iteration {}, {}; pages per iteration",
+        "harvests {}: iteration {}, {}; {}",
         count(model.shown.summary.harvests_total),
         last.number,
-        Convergence::of(&iterations).name()
+        Convergence::of(&iterations).name(),
+        added(model).unwrap_or_else(|| String::from("pages per iteration"))
     );
     let mut lines = vec![heading(model, &title, width)];
     let room = width.saturating_sub(LABELS);
@@ -78,6 +80,24 @@ const TIMES: [(&str, Field); 3] = [
     ("protect", |iteration| iteration.protect_ns),
     ("flush", |iteration| iteration.flush_ns),
 ];
+
+/// What tracing adds to a harvest: `GET +17 us by tracing (20 us without)`.
+#[must_use]
+pub fn added(model: &Model) -> Option<String> {
+    Some(match model.shown.overhead?.harvest? {
+        HarvestCost::Compared { op, traced_ns, untraced_ns } => {
+            let (sign, by) = match traced_ns.checked_sub(untraced_ns) {
+                Some(more) => ("+", more),
+                None => ("-", untraced_ns - traced_ns),
+            };
+            let without = duration(untraced_ns);
+            format!("{} {sign}{} by tracing ({without} without)", ioctl_short(op), duration(by))
+        }
+        HarvestCost::AtLeast { per_harvest_ns } => {
+            format!("at least {} of each by tracing", duration(per_harvest_ns))
+        }
+    })
+}
 
 fn bar_line(model: &Model, name: &str, highest: &str, bars: String) -> Line<'static> {
     Line::from(vec![
@@ -152,7 +172,8 @@ pub fn row(harvest: &Harvest, begin: Nanos) -> String {
 }
 
 /// Bars of several rows, top row first.
-fn tall_bars(values: &[u64], rows: usize, glyphs: &Glyphs) -> Vec<String> {
+#[must_use]
+pub fn tall_bars(values: &[u64], rows: usize, glyphs: &Glyphs) -> Vec<String> {
     let highest = values.iter().copied().max().unwrap_or(0).max(1);
     let levels = (rows * glyphs.bars.len()) as u128;
     let mut lines = vec![String::new(); rows];

@@ -92,7 +92,7 @@ mod tests {
           Left h      previous list, range or page
           Right l     next list, range or page
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        j 39 more lines  Esc back  q quit
+        j 40 more lines  Esc back  q quit
         "#);
         let end = after(model, &[Wish::Move(Step::Bottom)]);
         assert_snapshot!(screen(&end, 80, 24), @r#"

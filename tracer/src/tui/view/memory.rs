@@ -14,13 +14,12 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use crate::event::{Gfn, SlotId, VmId};
-use crate::summary::{HeatCell, SlotSummary};
-use crate::tui::figures::{count, cut, shade, short};
+use crate::event::{SlotId, VmId};
+use crate::summary::{HeatCell, SlotSummary, Summary};
+use crate::tui::figures::{count, cut, moment, shade, short};
 use crate::tui::model::{Model, Shades};
 use crate::tui::rows;
 use crate::tui::scroll::{cell_gfns, first_row};
-use crate::tui::view::findings;
 use crate::tui::view::frame::{heading, plural};
 use crate::tui::view::harvests::worst;
 use crate::verdict::Verdict;
@@ -37,7 +36,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(3)])
             .areas(area);
     let width = usize::from(area.width);
-    let title = format!("guest memory, shaded by {} (s changes)", model.memory.shades.name());
+    let title = format!("guest memory, shaded by {} (s changes)", shades_text(model));
     frame.render_widget(heading(model, &title, width), head);
     let slots = rows::slots(model);
     if slots.is_empty() {
@@ -47,11 +46,11 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     }
     let mut lines = Vec::new();
     let mut selected_line = 0;
-    for (index, &(_, id, slot)) in slots.iter().enumerate() {
+    for (index, &(vm, id, slot)) in slots.iter().enumerate() {
         if index == model.memory.slot {
             selected_line = lines.len() + model.memory.cell / COLUMNS;
         }
-        lines.extend(slot_lines(model, index, id, slot, width));
+        lines.extend(slot_lines(model, index, (vm, id, slot), width));
     }
     let height = usize::from(map.height);
     let first = first_row(selected_line, lines.len(), height);
@@ -63,12 +62,12 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, area: Rect) {
 fn slot_lines(
     model: &Model,
     index: usize,
-    id: SlotId,
-    slot: &SlotSummary,
+    (vm, id, slot): (VmId, SlotId, &SlotSummary),
     width: usize,
 ) -> Vec<Line<'static>> {
     let palette = &model.palette;
-    let highest = slot.heat.iter().map(|cell| value(cell, model.memory.shades)).max().unwrap_or(0);
+    let values = values(model, vm, id, slot);
+    let highest = values.iter().copied().max().unwrap_or(0);
     let logging = if slot.is_logging { "logging" } else { "not logging" };
     let mut text = format!(
         "slot {id}  {}..{:#x}  {}  {logging}  {}",
@@ -78,7 +77,8 @@ fn slot_lines(
         plural(slot.harvests, "harvest")
     );
     if model.memory.shades != Shades::Verdict {
-        text.push_str(&format!("  darkest {}", short(highest)));
+        let unit = if model.memory.shades == Shades::Rate { "/s" } else { "" };
+        text.push_str(&format!("  darkest {}{unit}", short(highest)));
     }
     let style = if index == model.memory.slot { palette.heading() } else { palette.quiet() };
     let mut lines = vec![Line::styled(cut(&text, width, palette.glyphs), style)];
@@ -88,7 +88,8 @@ fn slot_lines(
         let gfn = cell_gfns(slot, row * COLUMNS).start;
         let mut spans = vec![Span::styled(format!("{:>12}  ", gfn.to_string()), palette.quiet())];
         for (column, cell) in cells.iter().enumerate() {
-            let (glyph, style) = cell_glyph(model, cell, highest);
+            let value = values.get(row * COLUMNS + column).copied().unwrap_or(0);
+            let (glyph, style) = cell_glyph(model, cell, value, highest);
             let is_selected =
                 index == model.memory.slot && row * COLUMNS + column == model.memory.cell;
             let style = if is_selected { style.patch(palette.selected()) } else { style };
@@ -110,24 +111,67 @@ fn size(npages: u64) -> String {
     }
 }
 
-const fn value(cell: &HeatCell, shades: Shades) -> u64 {
-    match shades {
-        Shades::Harvested => cell.harvested,
-        Shades::Opened => cell.opened,
-        Shades::Windows => cell.windows,
-        Shades::Verdict => 0,
+/// The summary that rates are taken against: the oldest kept, if enough time has passed since.
+fn earlier(model: &Model) -> Option<&Summary> {
+    const ENOUGH_NS: u64 = 400_000_000;
+    let earlier = model.earlier.front()?;
+    (ENOUGH_NS <= model.shown.summary.now.since(earlier.now)).then_some(earlier)
+}
+
+fn shades_text(model: &Model) -> String {
+    let name = model.memory.shades.name();
+    match (model.memory.shades, earlier(model)) {
+        (Shades::Rate, Some(earlier)) => {
+            let lately = moment(model.shown.summary.now.since(earlier.now));
+            format!("{name}, pages per second in the last {lately}")
+        }
+        (Shades::Rate, None) => format!("{name}, mean pages per second"),
+        (Shades::Harvested | Shades::Opened | Shades::Windows | Shades::Verdict, _) => {
+            name.to_owned()
+        }
     }
 }
 
-fn cell_glyph(model: &Model, cell: &HeatCell, highest: u64) -> (&'static str, Style) {
+/// The number each cell of a slot is shaded by.
+fn values(model: &Model, vm: VmId, id: SlotId, slot: &SlotSummary) -> Vec<u64> {
+    let field: fn(&HeatCell) -> u64 = match model.memory.shades {
+        Shades::Rate => return rates(model, vm, id, slot),
+        Shades::Harvested => |cell| cell.harvested,
+        Shades::Opened => |cell| cell.opened,
+        Shades::Windows => |cell| cell.windows,
+        Shades::Verdict => |_| 0,
+    };
+    slot.heat.iter().map(field).collect()
+}
+
+/// Pages harvested per second lately; without a past to compare with, in the mean since logging began.
+fn rates(model: &Model, vm: VmId, id: SlotId, slot: &SlotSummary) -> Vec<u64> {
+    let summary = &model.shown.summary;
+    let before = earlier(model).and_then(|earlier| {
+        let vm = earlier.vms.iter().find(|other| other.vm == vm)?;
+        let heat = &vm.slots.get(&id)?.heat;
+        (heat.len() == slot.heat.len()).then_some((earlier.now, heat))
+    });
+    let since = before
+        .map_or_else(|| slot.logging_since.or(summary.begin).unwrap_or_default(), |(then, _)| then);
+    let passed_ns = u128::from(summary.now.since(since).max(1));
+    let rate = |(index, cell): (usize, &HeatCell)| {
+        let then = before.map_or(0, |(_, heat)| heat[index].harvested);
+        let pages = u128::from(cell.harvested.saturating_sub(then));
+        u64::try_from((pages * 1_000_000_000).div_ceil(passed_ns)).unwrap_or(u64::MAX)
+    };
+    slot.heat.iter().enumerate().map(rate).collect()
+}
+
+fn cell_glyph(model: &Model, cell: &HeatCell, value: u64, highest: u64) -> (&'static str, Style) {
     let palette = &model.palette;
     match model.memory.shades {
         Shades::Verdict => match cell.worst {
             None => (palette.glyphs.shades[0], palette.quiet()),
             Some(verdict) => (letter(verdict), palette.verdict(verdict)),
         },
-        shades @ (Shades::Harvested | Shades::Opened | Shades::Windows) => {
-            let index = shade(value(cell, shades), highest);
+        Shades::Rate | Shades::Harvested | Shades::Opened | Shades::Windows => {
+            let index = shade(value, highest);
             let style = if index == 0 { palette.quiet() } else { palette.chart() };
             (palette.glyphs.shades[index], style)
         }
@@ -156,7 +200,7 @@ fn legend_lines(
             "L lost  A at-risk  E exposed  u unknown  s safe  {} not judged",
             glyphs.shades[0]
         ),
-        Shades::Harvested | Shades::Opened | Shades::Windows => {
+        Shades::Rate | Shades::Harvested | Shades::Opened | Shades::Windows => {
             format!(
                 "{} none  {} few to {} many, logarithmic",
                 glyphs.shades[0], glyphs.shades[1], glyphs.shades[4]
@@ -164,14 +208,13 @@ fn legend_lines(
         }
     };
     let mut lines = vec![heading(model, &legend, width)];
-    let Some(&(_, _, slot)) = slots.get(model.memory.slot) else { return lines };
+    let Some(&(vm, id, slot)) = slots.get(model.memory.slot) else { return lines };
     let Some(cell) = slot.heat.get(model.memory.cell) else { return lines };
     let gfns = cell_gfns(slot, model.memory.cell);
     lines.push(Line::raw(format!("gfn {}..{}: {}", gfns.start, gfns.end, cell_text(cell))));
-    lines.push(Line::styled(
-        "arrows move   Enter this range   : one page by its gfn",
-        palette.quiet(),
-    ));
+    let rate = rates(model, vm, id, slot).get(model.memory.cell).copied().unwrap_or(0);
+    let text = format!("{} pages/s here   arrows move   Enter page by page", short(rate));
+    lines.push(Line::styled(text, palette.quiet()));
     lines
 }
 
@@ -185,57 +228,20 @@ fn cell_text(cell: &HeatCell) -> String {
     )
 }
 
-/// One cell: its figures, then the findings in it.
-#[must_use]
-pub fn range_lines(
-    model: &Model,
-    vm: VmId,
-    slot: SlotId,
-    first: Gfn,
-    npages: u64,
-    selected: usize,
-    width: usize,
-) -> Vec<Line<'static>> {
-    let palette = &model.palette;
-    let last = Gfn(first.0.saturating_add(npages));
-    let mut lines = vec![heading(model, &format!("slot {slot}, gfn {first}..{last}"), width)];
-    let mut texts = vec![(format!("first page {first}: every event of it"), palette.text())];
-    for finding in rows::findings_in(model, vm, slot, first, npages) {
-        texts.push((findings::plain(finding), palette.verdict(finding.verdict)));
-    }
-    let found = texts.len() - 1;
-    for (index, (text, style)) in texts.into_iter().enumerate() {
-        let text = cut(&text, width.saturating_sub(2), palette.glyphs);
-        lines.push(if index == selected {
-            Line::styled(format!("{} {text}", palette.glyphs.cursor), style)
-                .patch_style(palette.selected())
-        } else {
-            Line::styled(format!("  {text}"), style)
-        });
-    }
-    if found == 0 {
-        lines.push(Line::styled("  no finding in this range", palette.quiet()));
-    }
-    lines.push(Line::default());
-    let keys = "Enter every event of that page   : any page by its gfn   x rule   e export";
-    lines.push(Line::styled(keys, palette.quiet()));
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
 
-    use crate::tui::model::{Overlay, Tab};
+    use crate::tui::model::Tab;
     use crate::tui::msg::{Step, Wish};
     use crate::tui::palette::Theme;
-    use crate::tui::sample::{after, busy, empty, screen};
+    use crate::tui::sample::{after, busy, empty, screen, us, with};
 
     #[test]
     fn without_slots_there_is_no_map() {
         let text = screen(&after(empty(), &[Wish::GoTo(Tab::Memory)]), 80, 24);
         assert_snapshot!(text.lines().skip(2).take(2).collect::<Vec<_>>().join("\n"), @r#"
-        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────
+        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────
         no memslot has been seen yet
         "#);
     }
@@ -247,13 +253,13 @@ mod tests {
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging for 2.4 s
-        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────
-        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 9801
-                 0x0  ·░+▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████
+        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 3940/s
+                 0x0  ·░+░▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████
              0x10000  ████████████████████████████████████····························
              0x20000  ································································
              0x30000  ································································
-        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests  darkest 0
+        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests  darkest 0/s
 
 
 
@@ -265,7 +271,7 @@ mod tests {
 
         ─ · none  ░ few to █ many, logarithmic ─────────────────────────────────────────
         gfn 0x800..0xc00: 4 harvested, 2 made writable, 0 windows, not judged
-        arrows move   Enter this range   : one page by its gfn
+        2 pages/s here   arrows move   Enter page by page
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
         ? help  q quit  Tab screen  Enter open  s sort  : page  space freeze
         "#);
@@ -278,13 +284,13 @@ mod tests {
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 - kernel 6.12.95 - tdp - manual-protect - 2 vcpus
         2 slots, 1 logging for 2.4 s
-        - guest memory, shaded by worst verdict (s changes) ----------------------------
-        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests
-                 0x0  ....Lsssssssssssssssssssssssssssssssssssssssssssssuuuuuuuuuu....
+        - guest memory, shaded by third-case windows (s changes) -----------------------
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 1
+                 0x0  ....#...........................................................
              0x10000  ..+.............................................................
              0x20000  ................................................................
              0x30000  ................................................................
-        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests
+        slot 0:3  0xfffc0..0x100000  256 KiB  not logging  0 harvests  darkest 0
 
 
 
@@ -294,9 +300,9 @@ mod tests {
 
 
 
-        - L lost  A at-risk  E exposed  u unknown  s safe  . not judged ----------------
+        - . none  - few to # many, logarithmic -----------------------------------------
         gfn 0x10800..0x10c00: 4356 harvested, 3 made writable, 0 windows, not judged
-        arrows move   Enter this range   : one page by its gfn
+        1752 pages/s here   arrows move   Enter page by page
         dropped 0 - gaps 0 - cpu: probe 3.1% tool 1.2% max 25%
         ? help  q quit  Tab screen  Enter open  s sort  : page  space freeze
         "#);
@@ -307,9 +313,9 @@ mod tests {
         let model = after(busy(), &[Wish::GoTo(Tab::Memory)]);
         let text = screen(&model, 160, 30);
         assert_snapshot!(text.lines().skip(2).take(6).collect::<Vec<_>>().join("\n"), @r#"
-        ─ guest memory, shaded by pages harvested (s changes) ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 9801
-                 0x0  ++░░░░▒▒▒▒▒▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████████████████████████████████████
+        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────────────────────────────────────────────────────────────────────────────────────
+        slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 3940/s
+                 0x0  ++░░░░░░▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████████████████████████████
              0x10000  ████████████████████████████████████████████████████████████████████████························································
              0x20000  ································································································································
              0x30000  ································································································································
@@ -325,20 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn a_range_leads_to_its_findings_and_their_pages() {
-        let to_range =
-            [Wish::GoTo(Tab::Memory), Wish::Right, Wish::Right, Wish::Right, Wish::Right];
-        let model = after(after(busy(), &to_range), &[Wish::Enter, Wish::Move(Step::Down)]);
+    fn the_rate_is_that_of_the_last_seconds_once_they_are_known() {
+        let hotter = |summary: &mut crate::summary::Summary| {
+            summary.now = us(3_500_000);
+            for vm in &mut summary.vms {
+                for slot in vm.slots.values_mut().filter(|slot| !slot.heat.is_empty()) {
+                    slot.heat[9].harvested += 2_000;
+                }
+            }
+        };
+        let model = after(with(busy(), hotter), &[Wish::GoTo(Tab::Memory)]);
+        let (vm, id, slot) = crate::tui::rows::slots(&model)[0];
+        let rates = super::rates(&model, vm, id, slot);
+        assert_eq!((rates[8], rates[9]), (0, 2_000));
         let text = screen(&model, 80, 24);
-        assert_snapshot!(text.lines().skip(3).take(6).collect::<Vec<_>>().join("\n"), @r#"
-        ─ slot 0:0, gfn 0x1000..0x1400 ─────────────────────────────────────────────────
-          first page 0x1000: every event of it
-        ▸ lost K05 slot 0:0 gfn 0x1000 x3: harvest 6 took the bit and returned without …
-          exposed K09 slot 0:0 gfn 0x1234 x1: window closed after the last harvest
-
-        Enter every event of that page   : any page by its gfn   x rule   e export
-        "#);
-        let page = after(model, &[Wish::Enter]);
-        assert!(matches!(page.overlays.last(), Some(Overlay::Page { gfn, .. }) if gfn.0 == 0x1000));
+        assert!(text.contains("dirty rate, pages per second in the last 1.0 s"), "{text}");
+        assert!(text.contains("darkest 2000/s"), "{text}");
     }
 }

@@ -19,8 +19,10 @@ pub mod overview;
 pub mod activity;
 pub mod findings;
 pub mod harvests;
+pub mod histogram;
 pub mod windows;
 
+pub mod closeup;
 pub mod coverage;
 pub mod detail;
 pub mod lock;
@@ -116,9 +118,10 @@ fn text(model: &Model, width: u16) -> Option<(Vec<Line<'static>>, usize)> {
         Some(Overlay::Rule { rule, scroll }) => (detail::rule_lines(model, *rule, width), *scroll),
         Some(Overlay::Page { vm, gfn, scroll }) => (page::lines(model, *vm, *gfn, width), *scroll),
         Some(Overlay::Help { scroll }) => (help::lines(model, width), *scroll),
-        Some(Overlay::Range { vm, slot, first, npages, selected }) => {
-            let lines = memory::range_lines(model, *vm, *slot, *first, *npages, *selected, width);
-            (lines, selected.saturating_sub(usize::from(body_height(model)) / 2))
+        Some(Overlay::Windows { scroll }) => (histogram::lines(model, width), *scroll),
+        Some(Overlay::Range { range, selected }) => {
+            let (lines, line) = closeup::lines(model, range, *selected, width);
+            (lines, (line + 1).saturating_sub(usize::from(body_height(model))))
         }
         None => match model.tab {
             Tab::Coverage => (coverage::lines(model, width), model.coverage_scroll),

@@ -198,7 +198,7 @@ mod tests {
         harvested pages  36.0k       ██████████  slow-fault      0     0       -       -
         flushes              3        ▅█ ▅█ ▅█   tlb            12     0  262 us  262 us
         host writes          0                   third case with a harvest inside: 3
-        ─ harvests 12: iteration 12, converging; pages per iteration ───────────────────
+        ─ harvests 12: iteration 12, converging; at least 12 us of each by tracing ─────
         pages    20.4k ████▄▄▄▄▂▂▂▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
         last 10 pages in 1 harvest; GET: words 600 us, flush 120 us, ioctl 900 us
         ─ hazards and exposures 4 by verdict │ longest windows 1 │ harvests 12 ─────────
@@ -227,7 +227,7 @@ mod tests {
         harvested pages  36.0k                                               ██████████  slow-fault      0     0       -       -       -
         flushes              3                                                ▅█ ▅█ ▅█   tlb            12     0  262 us  262 us       -                   █
         host writes          0                                                           third case with a harvest inside: 3
-        ─ harvests 12: iteration 12, converging; pages per iteration ───────────────────────────────────────────────────────────────────────────────────────────────────
+        ─ harvests 12: iteration 12, converging; at least 12 us of each by tracing ─────────────────────────────────────────────────────────────────────────────────────
         pages    20.4k ████
                        ████▄▄▄▄
                        ████████▆▆▆▆▃▃▃▃▂▂▂▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
@@ -266,7 +266,7 @@ mod tests {
           GET   0:0       1 0.199100      20.4k  600 us  120 us  900 us  safe
 
         dropped 0 · gaps 0 · anomalies 0 · integrity 0 · cpu: probe 3.1% tool 1.2% max 25%
-        ? help  q quit  n hazard  Tab screen  Enter open  / filter  s sort  space freeze  Right next
+        ? help  q quit  n hazard  Tab screen  Enter open  / filter  s sort  space freeze  Right next  w windows
         "#);
     }
 
@@ -303,7 +303,7 @@ mod tests {
         harvested pages  36.0k       ##########  slow-fault      0     0       -       -
         flushes              3        +# +# +#   tlb            12     0  262 us  262 us
         host writes          0                   third case with a harvest inside: 3
-        - harvests 12: iteration 12, converging; pages per iteration -------------------
+        - harvests 12: iteration 12, converging; at least 12 us of each by tracing -----
         pages    20.4k ####====::::....................................
         last 10 pages in 1 harvest; GET: words 600 us, flush 120 us, ioctl 900 us
         - hazards and exposures 4 by verdict | longest windows 1 | harvests 12 ---------
@@ -347,7 +347,7 @@ mod tests {
         harvested pages      0                   slow-fault 18446P18446P  1.0 ms  18 min
         flushes              0                   tlb        18446P18446P  1.0 ms  18 min
         host writes          0                   third case with a harvest inside: 3
-        ─ harvests 18,446,744,073,709,551,615: iteration 12, steady; pages per iterat… ─
+        ─ harvests 18,446,744,073,709,551,615: iteration 12, steady; at least 12 us o… ─
         pages     288P ████████████████████████████████████████████████
         last 288,230,376,151,711,743 pages in 1 harvest; GET: words 600 us, flush 120 u…
         ─ hazards and exposures 4 by verdict │ longest windows 1 │ harvests 12 ─────────

@@ -2,11 +2,12 @@
 
 use ratatui::text::{Line, Span};
 
-use crate::event::Nanos;
+use crate::event::{Evidence, Nanos, Operation};
 use crate::tui::figures::{bars, clock, count, cut, duration, percentile, short};
 use crate::tui::model::{List, Model};
 use crate::tui::rows;
 use crate::tui::view::frame::heading;
+use crate::tui::view::histogram;
 use crate::tui::view::overview::list_row;
 use crate::verdict::{Window, WindowKind};
 
@@ -30,6 +31,11 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
         let at = |percent| {
             percentile(&stats.histogram, percent).map_or_else(|| String::from("-"), duration)
         };
+        if stats.closed == 0 && unseen(model, kind).is_some() {
+            let text = format!("{:<10}      -  not seen on this plan", kind.name());
+            lines.push(Line::styled(text, palette.quiet()));
+            continue;
+        }
         let mut spans = vec![Span::raw(format!(
             "{:<10}{:>7}{:>6}{:>8}{:>8}",
             kind.name(),
@@ -59,6 +65,13 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
         if inside == 0 { palette.quiet() } else { palette.text() },
     ));
     lines
+}
+
+/// The operation that would have to be observed directly for windows of this kind to be seen.
+#[must_use]
+pub fn unseen(model: &Model, kind: WindowKind) -> Option<Operation> {
+    let operation = histogram::operation(kind);
+    (model.setup.plan.evidence(operation) == Evidence::None).then_some(operation)
 }
 
 /// The list of the longest windows.

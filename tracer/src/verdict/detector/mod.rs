@@ -15,6 +15,7 @@ mod fault;
 mod flush;
 mod harvest;
 mod host_write;
+mod look;
 mod mark;
 mod memory;
 mod popped;
@@ -299,11 +300,6 @@ impl Detector {
 
 /// What the summary takes over.
 impl Detector {
-    /// See [`Spool::after`].
-    pub fn recent(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
-        self.ctx.spool.after(after)
-    }
-
     /// Verdicts so far.
     #[must_use]
     pub const fn counts(&self) -> VerdictCounts {

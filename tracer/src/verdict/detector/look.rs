@@ -1,0 +1,33 @@
+//! What a screen may ask about single pages.
+
+use super::Detector;
+use crate::event::{Gfn, RawEvent};
+use crate::order::Ordinal;
+use crate::verdict::{PageRange, PageState};
+
+/// Pages looked at per answer. A cell of more pages is judged by as many of them, evenly spaced.
+const PAGES_MAX: u64 = 1 << 16;
+
+impl Detector {
+    /// See [`crate::order::Spool::after`].
+    pub fn recent(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
+        self.ctx.spool.after(after)
+    }
+
+    /// The state of each cell of a range: of its pages the one that one looks for first.
+    #[must_use]
+    pub fn page_states(&self, range: &PageRange) -> Vec<PageState> {
+        let vm = self.vms.iter().find(|vm| vm.id == range.vm);
+        let slot = vm.and_then(|vm| Some(&vm.slots[vm.known_slot(range.slot)?]));
+        let Some(slot) = slot else { return vec![PageState::Unknown; range.cells() as usize] };
+        let step = range.npages.div_ceil(PAGES_MAX).max(1);
+        let of = |gfn: u64| PageState::of(&slot.pages.get(Gfn(gfn)));
+        let cells = (0..range.cells()).map(|cell| range.cell(cell));
+        cells
+            .map(|cell| {
+                let pages = cell.first.0..cell.first.0.saturating_add(cell.npages);
+                pages.step_by(step as usize).map(of).max().unwrap_or_default()
+            })
+            .collect()
+    }
+}
