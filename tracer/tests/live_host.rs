@@ -206,8 +206,8 @@ fn ring_mode_shows_every_push_and_reset() {
     assert!(popped * 9 / 10 <= verdicts.safe, "{popped} popped, {verdicts:?}");
 }
 
-/// A signal ends `kvm_dirty_ring_reset` early on 7.2, 7.3 and this host's 6.18, and the popped batch stays writable: the
-/// pages the oracle misses are the ones K06 names.
+/// A signal ends `kvm_dirty_ring_reset` early on 7.2, 7.3 and this host's 6.18, and the popped batch stays writable:
+/// the pages the oracle misses are the ones K06 names.
 #[test]
 fn pages_lost_by_an_interrupted_reset_are_named() {
     let flags = [

@@ -64,8 +64,10 @@ pub(crate) mod page_flag {
     pub const SHADOW: u8 = 16;
     /// The bit is set since logging began.
     pub const INITIALLY_SET: u8 = 32;
-    /// Read back writable at the return of the RESET that popped its entry, and not pushed since.
+    /// Ring: read back writable at the return of the RESET that popped its entry, and not pushed since.
     pub const LEFT_OPEN: u8 = 64;
+    /// Bitmap: all its marks since the bit was last taken say that the host wrote steal time.
+    pub const STEAL_TIME: u8 = 64;
     /// Read back writable at a harvest's return; a fault's record may still explain it.
     pub const SUSPECT: u8 = 128;
 }

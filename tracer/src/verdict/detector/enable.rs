@@ -257,7 +257,10 @@ impl Detector {
             return;
         }
         let newest = self.ctx.spool.newest();
-        let marked = found.pages.iter().filter(|(_, page)| page.report == Report::Marked);
+        let marked = found
+            .pages
+            .iter()
+            .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
         let marked: Vec<_> = marked
             .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
             .filter(|&(_, mark)| !self.is_read(vm, slot, mark))

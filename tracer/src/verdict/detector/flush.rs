@@ -11,15 +11,24 @@ use super::thread::{Change, Suspect, WORDS_MAX};
 use super::{At, Detector};
 
 impl Detector {
-    pub(super) fn on_flush(&mut self, at: At<'_>, npages: u64) {
+    pub(super) fn on_flush(&mut self, at: At<'_>) {
+        let EventKind::Flush { first, npages, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
+        let flush = FlushSeen { span: at.event.span, first, npages, ordinal: at.ordinal };
+        let ioctl = self.threads.get_mut(place).ioctl.as_ref();
+        let slot = ioctl
+            .and_then(|ioctl| ioctl.slot.or_else(|| self.vms[vm].known_slot(ioctl.op.slot)))
+            .map(|slot| &self.vms[vm].slots[slot]);
+        // What is flushed by range must be the ioctl's slot, or it does not serve the ioctl.
+        let serves = slot.is_none_or(|slot| flush.covers(slot.base, slot.npages));
         let thread = self.threads.get_mut(place);
-        thread.flush = at.event.span;
-        thread.zap = None;
-        thread.decision = None;
         let is_stray = thread.ioctl.is_none();
-        let flush = FlushSeen { span: at.event.span, npages, ordinal: at.ordinal };
+        if serves {
+            thread.flush = at.event.span;
+        }
+        thread.zap = thread.zap.filter(|zap| !flush.covers(zap.gfn, 1));
+        thread.decision = thread.decision.filter(|decision| !flush.covers(decision.gfn, 1));
         self.vms[vm].flushes.push(flush);
         if is_stray {
             self.vms[vm].last_stray_flush = at.ordinal;
@@ -180,9 +189,13 @@ impl Detector {
     /// K12: the bracket of a zap has ended without a flush.
     fn judge_zap(&mut self, at: At<'_>, place: usize, counter_moved: bool) {
         let thread = self.threads.get_mut(place);
-        // Newer kernels freeze, flush and only then report the zap: any flush inside the bracket will do.
-        let has_flush = at.event.span.lo <= thread.flush.lo;
         let Some(change) = thread.zap.take() else { return };
+        // Newer kernels freeze, flush and only then report the zap: any flush of it inside the bracket will do.
+        let has_flush = self.vms[change.vm].flushes.iter().any(|flush| {
+            at.event.span.contains(flush.span)
+                && flush.covers(change.gfn, 1)
+                && self.ctx.spool.event(flush.ordinal).is_none_or(|event| event.tid == at.event.tid)
+        });
         if has_flush || change.at < at.event.span.lo || !self.ctx.rules.is_on(RuleId::K12) {
             return;
         }

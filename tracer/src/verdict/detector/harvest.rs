@@ -117,7 +117,9 @@ impl Detector {
         let visit = at.event.span;
         let xchg = Span { lo: ioctl.word_floor.min(visit.lo), hi: visit.lo };
         let place = self.threads.place(at.event.tid);
-        let is_one_hold = self.threads.get_mut(place).cut < visit.lo;
+        // Under KVM_DIRTY_LOG_INITIALLY_SET the word may split huge pages, and yields the lock without a record.
+        let is_one_hold =
+            self.threads.get_mut(place).cut < visit.lo && !self.vms[vm].is_initially_set();
         ioctl.slot.get_or_insert(slot_index);
         let word = WordSeen {
             first,
@@ -130,6 +132,7 @@ impl Detector {
             is_one_hold,
         };
         self.judge_unread(at, &word, &ioctl);
+        self.judge_words_at_once(at, vm, &word);
         self.take_word(&word, &mut ioctl, place, |bit| {
             if protected & bit != 0 { Some(Protection::Closed) } else { None }
         });

@@ -1,11 +1,13 @@
 //! Host writes into guest memory: written first, marked second, with nothing to protect the page in between (K08).
 
 use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef};
+use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::Protection;
+use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
+use super::thread::PendingMark;
 use super::{At, Detector};
 
 /// Pages one write is followed over.
@@ -17,6 +19,7 @@ impl Detector {
             return;
         };
         let vm = self.vm(at.event.vm);
+        let is_steal_time = writer == kvmdirty_common::kind::writer::STEAL_TIME;
         let first = gpa >> 12;
         let last = gpa.saturating_add(bytes.max(1) - 1) >> 12;
         let place = self.threads.place(at.event.tid);
@@ -30,7 +33,9 @@ impl Detector {
                     if mark.drained.is_some() {
                         self.settle_pml(vm, &mark, Protection::Closed);
                     }
-                    if mark.is_logged {
+                    if mark.is_logged && is_steal_time {
+                        self.note_steal_time(vm, index, &mark);
+                    } else if mark.is_logged {
                         self.close_host_write(at, vm, index, gfn, mark.span.hi);
                         self.judge_write_order(at, vm, index, gfn, mark.ordinal);
                     }
@@ -39,7 +44,7 @@ impl Detector {
                 None => self.judge_unmarked_write(at, vm, index, gfn),
             }
         }
-        if writer == kvmdirty_common::kind::writer::STEAL_TIME {
+        if is_steal_time {
             self.benign(LookAlike::StealTime);
         }
     }
@@ -50,6 +55,19 @@ impl Detector {
             return Some(self.slot_by_ref(vm, at, slot, gfn));
         }
         self.slot_by_mark(at, vm, PageRef { gfn, level: 1, as_id: None })
+    }
+
+    /// Steal time is also written when a vCPU that has stopped is scheduled out, after the last harvest
+    /// (`kvm_steal_time_set_preempted()`, arch/x86/kvm/x86.c); the destination writes its own.
+    fn note_steal_time(&mut self, vm: usize, slot: usize, mark: &PendingMark) {
+        if self.vms[vm].ring_bytes != 0 {
+            return;
+        }
+        let newest = self.ctx.spool.newest();
+        self.with_page(vm, slot, mark.gfn, |page, _| {
+            let is_only = page.mark.ordinal(newest) == mark.ordinal;
+            page.set(page_flag::STEAL_TIME, is_only || mark.after_steal_time);
+        });
     }
 
     fn close_host_write(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, marked: Nanos) {
@@ -67,14 +85,7 @@ impl Detector {
     }
 
     /// K08: the guest's bytes were not yet the data when the mark was entered.
-    fn judge_write_order(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        slot: usize,
-        gfn: Gfn,
-        mark: crate::order::Ordinal,
-    ) {
+    fn judge_write_order(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {
         let EventKind::HostWrite { data_at_mark, .. } = at.event.kind else { return };
         if data_at_mark != Some(false) || !self.ctx.rules.is_on(RuleId::K08) {
             return;

@@ -31,6 +31,8 @@ impl Detector {
             in_fast,
             is_claimed: false,
             drained: None,
+            after_steal_time: self.vms[vm].ring_bytes == 0
+                && self.vms[vm].slots[slot_index].pages.get(gfn).has(page_flag::STEAL_TIME),
         };
         let thread = self.threads.get_mut(place);
         thread.marks.push(mark);
@@ -59,10 +61,16 @@ impl Detector {
         let is_racing =
             at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
         let report = if is_racing { self.report_after_race(at, vm, slot, gfn) } else { None };
-        let has_room = self.with_page(vm, slot, gfn, |page, marked| match report {
-            None => Slot::mark(page, marked, at.ordinal),
-            Some(_) if page.report == Report::Marked => {}
-            Some(report) => page.report = report,
+        let is_bitmap = self.vms[vm].ring_bytes == 0;
+        let has_room = self.with_page(vm, slot, gfn, |page, marked| {
+            if is_bitmap {
+                page.set(page_flag::STEAL_TIME, false);
+            }
+            match report {
+                None => Slot::mark(page, marked, at.ordinal),
+                Some(_) if page.report == Report::Marked => {}
+                Some(report) => page.report = report,
+            }
         });
         if !has_room {
             self.ledger.unknown(UnknownCause::Limit, 1);
@@ -194,7 +202,9 @@ impl Detector {
 
     /// K07: the mark recorded nothing.
     fn is_mark_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) -> bool {
-        let EventKind::Mark { gfn, word, has_vcpu, .. } = at.event.kind else { return false };
+        let EventKind::Mark { gfn, slot: object, word, has_vcpu, .. } = at.event.kind else {
+            return false;
+        };
         let bit = match word {
             MarkWord::Ring(_) => return false,
             MarkWord::Bitmap(word) => self.vms[vm].slots[slot].bit(gfn, word),
@@ -216,6 +226,8 @@ impl Detector {
                 }
             }
             Some(false) => {}
+            // `mark_page_dirty_in_slot()` does nothing where there is neither ring nor bitmap.
+            None if object.logging && !object.has_bitmap && self.vms[vm].origin.is_some() => {}
             None => {
                 if !has_vcpu && (self.ctx.release == Release { major: 6, minor: 1 }) {
                     let cause = UnknownCause::NotObserved(Operation::Mark);

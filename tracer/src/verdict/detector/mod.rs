@@ -4,10 +4,12 @@
 //! event --> thread (what its bracket did so far) --> page state --> judgement --> ledger
 //! ```
 //!
-//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `harvest` and `verify`, `host_write`,
-//! `memory` and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue`
-//! (the end). State is per page, thread, slot and VM; nothing grows with the trace.
+//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` (faults and harvest words),
+//! `lock`, `harvest` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring` and `popped`,
+//! `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM; nothing grows
+//! with the trace.
 
+mod beside;
 mod case;
 mod enable;
 mod fast;
@@ -15,6 +17,7 @@ mod fault;
 mod flush;
 mod harvest;
 mod host_write;
+mod lock;
 mod look;
 mod mark;
 mod memory;
@@ -188,8 +191,9 @@ impl Detector {
         let ordinal = self.ctx.spool.push(record);
         self.ctx.now = self.ctx.now.max(event.span.hi);
         self.dispatch(At { ordinal, event });
-        if let Some(at) = self.limit_reached.take() {
-            self.reach_limit(at);
+        if self.limit_reached.take().is_some() {
+            // A configured bound was reached: what is not followed cannot be judged.
+            self.ledger.unknown(UnknownCause::Limit, 1);
         }
     }
 
@@ -203,7 +207,7 @@ impl Detector {
             EventKind::SlotState { .. } => self.on_slot_state(at),
             EventKind::IoctlBegin { op, flushes, .. } => self.on_ioctl_begin(at, op, flushes),
             EventKind::IoctlEnd { op, .. } => self.on_ioctl_end(at, op),
-            EventKind::Flush { npages, .. } => self.on_flush(at, npages),
+            EventKind::Flush { .. } => self.on_flush(at),
             EventKind::RingReset { .. } => self.on_ring_reset(at),
             EventKind::SlotProtect { .. } => self.on_slot_protect(at),
             EventKind::Invalidate { .. } => self.on_invalidate(at),
@@ -214,7 +218,7 @@ impl Detector {
             EventKind::Fault { .. } => self.on_fault(at),
             EventKind::HarvestWord { .. } => self.on_harvest_word(at),
             EventKind::UserWord { .. } => self.on_user_word(at),
-            EventKind::RmapAdd { .. } => {}
+            EventKind::RmapAdd { .. } => self.on_rmap_add(at),
             EventKind::HostWrite { .. } => self.on_host_write(at),
             EventKind::RingPush { .. } => self.on_ring_push(at),
             EventKind::RunBegin { vcpu } => self.on_run_begin(at, vcpu),
@@ -230,11 +234,6 @@ impl Detector {
         self.ctx.gaps.push(Span { lo: gap.from, hi: gap.to });
         self.ctx.known_since = self.ctx.spool.newest() + 1;
         self.ledger.gap(gap);
-    }
-
-    /// A configured bound was reached: what is not followed cannot be judged.
-    fn reach_limit(&mut self, _at: Nanos) {
-        self.ledger.unknown(UnknownCause::Limit, 1);
     }
 
     /// The trace has ended.

@@ -3,7 +3,7 @@
 use crate::event::{Gfn, Nanos};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::Report;
+use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::Detector;
@@ -62,7 +62,10 @@ impl Detector {
         // A mark from before the harvest that it did not take is K07's business; under manual protect GET has read it.
         let is_after =
             |mark: Ordinal| self.ctx.spool.event(mark).is_some_and(|event| last <= event.span.hi);
-        let marked = slot.pages.iter().filter(|(_, page)| page.report == Report::Marked);
+        let marked = slot
+            .pages
+            .iter()
+            .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
         marked
             .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
             .filter(|&(_, mark)| is_after(mark))

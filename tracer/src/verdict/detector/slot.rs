@@ -98,9 +98,18 @@ pub(crate) struct Slot {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FlushSeen {
     pub span: Span,
+    pub first: Gfn,
     /// 0: the whole VM.
     pub npages: u64,
     pub ordinal: Ordinal,
+}
+
+impl FlushSeen {
+    /// The flush reaches every page of `first .. first + npages`.
+    pub const fn covers(&self, first: Gfn, npages: u64) -> bool {
+        let end = self.first.0.saturating_add(self.npages);
+        self.npages == 0 || self.first.0 <= first.0 && first.0.saturating_add(npages) <= end
+    }
 }
 
 /// A mark that was seen.

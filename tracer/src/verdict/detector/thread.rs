@@ -72,6 +72,8 @@ pub(crate) struct PendingMark {
     pub is_claimed: bool,
     /// Under PML: the page was known closed, and is this if the mark turns out to be a drained one.
     pub drained: Option<Protection>,
+    /// Bitmap: all marks of the page before this one were of steal time.
+    pub after_steal_time: bool,
 }
 
 /// An SPTE that became open inside a bracket that has not ended.
@@ -174,6 +176,7 @@ impl Default for PendingMark {
             in_fast: false,
             is_claimed: true,
             drained: None,
+            after_steal_time: false,
         }
     }
 }

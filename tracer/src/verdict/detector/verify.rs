@@ -134,7 +134,7 @@ impl Detector {
         self.vms[ioctl.vm].flushes.iter().any(|flush| span.lo <= flush.span.hi)
     }
 
-    /// K05: the pages of the word that lost W may still be written through a TLB.
+    /// K05 (of a RESET: K06): the pages of the word that lost W may still be written through a TLB.
     fn report_unflushed(
         &mut self,
         at: At<'_>,
@@ -146,10 +146,13 @@ impl Detector {
             Flushed::Other(ordinal) => (Verdict::AtRisk, Some(ordinal)),
             _ => (Verdict::Lost, None),
         };
+        let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
+        let rule =
+            if is_reset && self.ctx.rules.is_on(RuleId::K06) { RuleId::K06 } else { RuleId::K05 };
         for bit in bits(word.mask & word.protected) {
             let gfn = Gfn(word.first.0 + bit);
             let case = Case {
-                rule: RuleId::K05,
+                rule,
                 verdict,
                 vm: ioctl.vm,
                 slot: Some(word.slot),

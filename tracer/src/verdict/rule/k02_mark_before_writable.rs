@@ -27,7 +27,10 @@
 //! Look-alikes: slow faults, which mark first under `mmu_lock`; a fast fault whose SPTE a harvest protected again
 //! before the mark read it.
 //!
-//! Blind spots: rmap order of the shadow MMU is judged through the lock (K03), not by itself.
+//! Under the shadow MMU the page is visible only from the end of its rmap insertion on; where a harvest word lies
+//! between mark and insertion the lock is broken as well (K03), so the pair is judged by intervals alone.
+//!
+//! Blind spots: a rmap insertion without a record.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};

@@ -2,9 +2,9 @@
 //!
 //! A harvest word lies inside a stretch in which a fault held mmu_lock: the lock, the clock or the trace is broken.
 //!
-//! This is an integrity violation, not a verdict on a page: the finding is `unknown`, and the guarantee that slow
-//! faults and harvests exclude each other is withdrawn for the pages concerned, which K02 then judges by intervals
-//! alone.
+//! Two harvests that visit words at the same time are the same thing. This is an integrity violation, not a verdict on
+//! a page: the finding is `unknown`, and the guarantee that slow faults and harvests exclude each other is withdrawn
+//! for the pages concerned, which K02 then judges by intervals alone.
 //!
 //! Kernel: `kvm_get_dirty_log_protect()` and `kvm_clear_dirty_log_protect()` (virt/kvm/kvm_main.c) hold `mmu_lock`
 //! for writing around all words; faults hold it for reading (TDP MMU) or writing (shadow MMU) from the mark to the
@@ -22,8 +22,8 @@
 //! Evidence: begin of the mark and end of the store of one fault; begin and end of the harvest word; more overlap
 //! than the clock uncertainty, and no dropped record that could have joined two faults into one.
 //!
-//! Look-alikes: a word during which a split dropped the lock is cut and not used; a first word's xchg, whose interval
-//! reaches back before the lock, is not used either.
+//! Look-alikes: a word during which a split dropped the lock, or could have (KVM_DIRTY_LOG_INITIALLY_SET), is cut and
+//! not used; a first word's xchg, whose interval reaches back before the lock, is not used either.
 //!
 //! Blind spots: overlaps shorter than the clock uncertainty.
 

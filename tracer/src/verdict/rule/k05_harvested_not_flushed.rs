@@ -19,6 +19,8 @@
 //! another thread that happens to lie right leaves the page whole in this run and `at-risk`: nothing promises it.
 //! With the counter alone (tracepoint plan) only the absence of any flush can be shown.
 //!
+//! A flush by range counts only if it covers the whole slot. A ring reset without a flush is K06.
+//!
 //! Look-alikes: GET under manual protect; a flush through a hypervisor's range call; the TLB window, which is legal
 //! while the ioctl has not returned.
 //!

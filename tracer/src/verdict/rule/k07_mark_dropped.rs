@@ -12,8 +12,9 @@
 //!                                      GET: bit 7 is clear               <- lost
 //! ```
 //!
-//! Evidence: the bitmap word re-read at the mark's exit, still without the bit although no harvest ran; in ring mode
-//! a mark without a push.
+//! Evidence: the bitmap word re-read at the mark's exit, still without the bit although no harvest ran; a slot object
+//! that logs and has no bitmap; in ring mode a mark without a push; a complete harvest that began after the mark and
+//! did not find the bit.
 //!
 //! Look-alikes: a harvest that took the bit before the mark returned; marks on the slot object that logging is
 //! replacing.

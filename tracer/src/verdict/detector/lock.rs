@@ -1,0 +1,96 @@
+//! Exclusive sections that overlap (K03): the lock, the clock or the trace is broken.
+
+use crate::event::{Gfn, Span};
+use crate::order::relation::overlap_ns;
+use crate::verdict::ledger::Proof;
+use crate::verdict::{RuleId, UnknownCause, Verdict};
+
+use super::case::Case;
+use super::slot::{Opening, WordSeen};
+use super::{At, Detector};
+
+impl Detector {
+    /// K03: the word lies in a stretch in which the fault held `mmu_lock`; `true` if the lock is not to be believed.
+    pub(super) fn judge_hold(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        opening: &Opening,
+        word: &WordSeen,
+    ) -> bool {
+        let overlap = overlap_ns(opening.hold, word.visit, self.ctx.epsilon_ns);
+        if overlap == 0 || !word.is_one_hold || !self.ctx.rules.is_on(RuleId::K03) {
+            return false;
+        }
+        let around =
+            Span { lo: opening.hold.lo.min(word.visit.lo), hi: opening.hold.hi.max(word.visit.hi) };
+        if self.ctx.has_gap_in(around) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return false;
+        }
+        self.ledger.integrity_total += 1;
+        let case = Case {
+            rule: RuleId::K03,
+            verdict: Verdict::Unknown,
+            vm,
+            slot: Some(opening.slot),
+            gfn: Some(opening.gfn),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (opening.mark.ordinal, "marks under mmu_lock"),
+            (word.ordinal, "harvests under the same mmu_lock"),
+            (opening.ordinal, "stores under mmu_lock"),
+        ];
+        self.report(case, &records, || {
+            format!(
+                "a harvest word and a fault on gfn {} held mmu_lock at once for {overlap} ns",
+                opening.gfn
+            )
+        });
+        true
+    }
+
+    /// K03 between two harvests: each holds `mmu_lock` exclusively while it visits a word.
+    pub(super) fn judge_words_at_once(&mut self, at: At<'_>, vm: usize, word: &WordSeen) {
+        let epsilon = self.ctx.epsilon_ns;
+        if self.vms[vm].last_word <= word.visit.lo || !self.ctx.rules.is_on(RuleId::K03) {
+            return;
+        }
+        let is_at_once = |other: &&WordSeen| {
+            other.mask != 0
+                && other.is_one_hold
+                && word.is_one_hold
+                && 0 < overlap_ns(other.visit, word.visit, epsilon)
+                && self.ctx.spool.event(other.ordinal).is_some_and(|e| e.tid != at.event.tid)
+        };
+        let Some(other) = self.vms[vm].words.iter().find(is_at_once).copied() else { return };
+        let around =
+            Span { lo: other.visit.lo.min(word.visit.lo), hi: other.visit.hi.max(word.visit.hi) };
+        if self.ctx.has_gap_in(around) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        self.ledger.integrity_total += 1;
+        let case = Case {
+            rule: RuleId::K03,
+            verdict: Verdict::Unknown,
+            vm,
+            slot: Some(word.slot),
+            gfn: Some(Gfn(word.first.0 + u64::from(word.mask.trailing_zeros()))),
+            at: at.event.span.hi,
+            proof: Proof::Absence,
+            known: None,
+        };
+        let records = [
+            (other.ordinal, "harvests under mmu_lock"),
+            (word.ordinal, "harvests under the same mmu_lock"),
+        ];
+        let overlap = overlap_ns(other.visit, word.visit, epsilon);
+        self.report(case, &records, || {
+            format!("two harvests held mmu_lock at once for {overlap} ns")
+        });
+    }
+}
