@@ -49,7 +49,8 @@ pub fn run(config: Config) -> Run {
     Run { config, setup: config.setup(), records, truth }
 }
 
-/// The tool attaches while everything runs: the first probe that runs adopts the VM, the inventory of its slots follows.
+/// The tool attaches while everything runs: the first probe that runs adopts the VM, the inventory of its slots
+/// follows.
 async fn attach(machine: &Machine, tool: &Thread) {
     machine.wait(machine.config.attach_ns).await;
     machine.probe.borrow_mut().attach(machine.clock(tool));

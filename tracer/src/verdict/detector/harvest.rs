@@ -1,4 +1,4 @@
-//! Harvests: GET, CLEAR and RESET, judged when the ioctl returns.
+//! Harvests: GET, CLEAR and RESET, and the pages they take; `returned` judges them.
 //!
 //! ```text
 //! begin .. [ xchg word .. visit its SPTEs ]* .. flush .. return
@@ -9,12 +9,11 @@ use crate::event::{EventKind, Gfn, IoctlOp, IoctlRef, Nanos, Operation, SlotId, 
 use crate::order::Ordinal;
 use crate::order::spool::Stamp;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
-use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{LookAlike, UnknownCause};
 
 use super::slot::WordSeen;
 use super::thread::{OpenIoctl, PageTally, Suspect, TakenWord, WORDS_MAX};
-use super::verify::Outcome;
-use super::{At, Detector, HARVESTS_MAX};
+use super::{At, Detector};
 
 /// What a harvest word showed of one page.
 enum Taken {
@@ -48,7 +47,7 @@ impl Detector {
         self.threads.get_mut(place).ioctl = Some(ioctl);
     }
 
-    fn open_ioctl(&self, at: At<'_>, vm: usize, op: IoctlRef) -> OpenIoctl {
+    pub(super) fn open_ioctl(&self, at: At<'_>, vm: usize, op: IoctlRef) -> OpenIoctl {
         let is_taker = match op.op {
             IoctlOp::GetDirtyLog => !self.vms[vm].is_manual(),
             IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => true,
@@ -93,7 +92,7 @@ impl Detector {
     }
 
     /// The ioctl is no longer open.
-    fn close_harvest(&mut self, ioctl: &OpenIoctl) {
+    pub(super) fn close_harvest(&mut self, ioctl: &OpenIoctl) {
         if ioctl.begin.is_some()
             && let Some(open) = self.vms[ioctl.vm].open_ioctls(ioctl.op.op)
         {
@@ -368,147 +367,6 @@ impl Detector {
             },
         }
     }
-
-    pub(super) fn on_ioctl_end(&mut self, at: At<'_>, op: IoctlRef) {
-        let EventKind::IoctlEnd { ret, .. } = at.event.kind else { return };
-        let vm = self.vm(at.event.vm);
-        let place = self.threads.place(at.event.tid);
-        let begun = self.threads.get_mut(place).ioctl.take();
-        let ioctl = match begun {
-            Some(ioctl) if ioctl.op.op == op.op || ioctl.begin.is_none() => {
-                OpenIoctl { op, ..ioctl }
-            }
-            Some(_) | None => self.open_ioctl(at, vm, op),
-        };
-        self.close_harvest(&ioctl);
-        match op.op {
-            IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
-                self.finish_harvest(at, place, ioctl);
-            }
-            IoctlOp::SetMemory => self.finish_set_memory(at, place, ioctl),
-            IoctlOp::EnableCap if ret == 0 => self.enable_cap(vm, ioctl.args),
-            IoctlOp::EnableCap => {}
-        }
-        let thread = self.threads.get_mut(place);
-        thread.words.clear();
-        thread.suspects.clear();
-        thread.closings.clear();
-        thread.marks.clear();
-        thread.zap = None;
-        self.judge_decision(at, place);
-    }
-
-    /// The harvest has returned: every page it took is judged.
-    fn finish_harvest(&mut self, at: At<'_>, place: usize, ioctl: OpenIoctl) {
-        let EventKind::IoctlEnd { ret, flushes, words, words_cut, .. } = at.event.kind else {
-            return;
-        };
-        let (vm, op) = (ioctl.vm, ioctl.op);
-        let counter_moved = ioctl.begin.is_some() && flushes != ioctl.flushes;
-        let begin = ioctl.begin.unwrap_or(at.event.span.lo);
-        let span = Span { lo: begin, hi: at.event.span.hi };
-        let slot = ioctl.slot.or_else(|| {
-            (ioctl.op.op != IoctlOp::ResetDirtyRings)
-                .then(|| self.vms[vm].known_slot(ioctl.op.slot))
-                .flatten()
-        });
-        let is_complete = ioctl.begin.is_some()
-            && !self.ctx.has_gap_in(span)
-            && !words_cut
-            && (words == 0 || words == ioctl.words)
-            && !ioctl.is_over;
-        let before = self.ledger.counts;
-        let flush = self.threads.get_mut(place).flush;
-        let own_flush =
-            (ioctl.first_visit.is_some() && ioctl.last_visit <= flush.lo).then_some(flush);
-        if ioctl.is_taker {
-            let outcome = Outcome { own_flush, counter_moved, is_complete };
-            self.judge_pages(at, place, &ioctl, outcome);
-            self.settle_left_open(vm, false);
-            if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, is_complete && ret == 0, slot)
-            {
-                self.judge_overdue(at, vm, slot, begin);
-            }
-        } else {
-            self.benign(LookAlike::ManualGet);
-        }
-        let worst = worst_since(&before, &self.ledger.counts);
-        self.harvests_total += 1;
-        let iteration = self.settle_slot(at, slot, &ioctl, span);
-        let harvest = Harvest {
-            id: self.harvests_total,
-            vm: self.vms[vm].id,
-            slot: ioctl.op.slot,
-            op: ioctl.op.op,
-            iteration,
-            tid: at.event.tid,
-            begin,
-            end: span.hi,
-            ret,
-            words: ioctl.words,
-            pages: ioctl.pages.taken,
-            protect_ns: ioctl.last_visit.since(ioctl.first_visit.unwrap_or(ioctl.last_visit)),
-            flush_ns: own_flush.map(Span::len_ns),
-            flush_counter_moved: counter_moved,
-            is_complete,
-            worst,
-        };
-        if self.harvests.len() == HARVESTS_MAX {
-            self.harvests.pop_front();
-        }
-        self.harvests.push_back(harvest);
-        self.close_tlb_window(at, &ioctl, own_flush);
-    }
-
-    /// Counts the harvest for its slot (RESET: for all), and settles the windows it collected.
-    fn settle_slot(
-        &mut self,
-        at: At<'_>,
-        slot: Option<usize>,
-        ioctl: &OpenIoctl,
-        span: Span,
-    ) -> u64 {
-        let vm = ioctl.vm;
-        let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
-        let mut iteration = 0;
-        for (index, found) in self.vms[vm].slots.iter_mut().enumerate() {
-            if !(slot == Some(index) || is_reset) {
-                continue;
-            }
-            found.is_changed = true;
-            found.harvests += 1;
-            iteration = found.harvests;
-            found.recent.push(span);
-            if ioctl.op.op == IoctlOp::ClearDirtyLog {
-                continue;
-            }
-            // GET and RESET collect what was marked before; CLEAR only takes it.
-            found.last_harvest = at.ordinal;
-            if !is_reset {
-                found.last_get = Some(span);
-            }
-            let settled = std::mem::take(&mut found.windows_waiting);
-            self.ledger.judge(Verdict::Safe, span.hi, settled);
-        }
-        iteration
-    }
-
-    fn close_tlb_window(&mut self, at: At<'_>, ioctl: &OpenIoctl, flush: Option<Span>) {
-        let (Some((slot, gfn, opened)), Some(flush)) = (ioctl.first_protected, flush) else {
-            return;
-        };
-        let window = Window {
-            kind: WindowKind::Tlb,
-            vm: self.vms[ioctl.vm].id,
-            slot: self.vms[ioctl.vm].slots[slot].id,
-            gfn,
-            tid: at.event.tid,
-            opened,
-            closed: Some(flush.hi),
-            harvests_inside: 0,
-        };
-        self.window(window);
-    }
 }
 
 /// The set bits of a word, lowest first.
@@ -521,11 +379,4 @@ pub(super) fn bits(mut word: u64) -> impl Iterator<Item = u64> {
         word &= word - 1;
         Some(bit)
     })
-}
-
-fn worst_since(
-    before: &crate::verdict::VerdictCounts,
-    after: &crate::verdict::VerdictCounts,
-) -> Option<Verdict> {
-    Verdict::ALL.into_iter().find(|&verdict| before.get(verdict) < after.get(verdict))
 }

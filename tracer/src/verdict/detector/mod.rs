@@ -5,9 +5,9 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` (faults and harvest words),
-//! `lock`, `harvest` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring` and `popped`,
-//! `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM; nothing grows
-//! with the trace.
+//! `lock`, `harvest`, `returned` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring` and
+//! `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM;
+//! nothing grows with the trace.
 
 mod beside;
 mod case;
@@ -22,7 +22,9 @@ mod look;
 mod mark;
 mod memory;
 mod popped;
+mod recent;
 mod residue;
+mod returned;
 mod ring;
 mod slot;
 mod spte_set;

@@ -1,0 +1,44 @@
+//! The last few of something, in place.
+
+/// The last few of something, newest last, without allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recent<T, const N: usize> {
+    items: [T; N],
+    pushed: usize,
+}
+
+impl<T: Copy + Default, const N: usize> Default for Recent<T, N> {
+    fn default() -> Self {
+        Self { items: [T::default(); N], pushed: 0 }
+    }
+}
+
+impl<T: Copy + Default, const N: usize> Recent<T, N> {
+    pub fn push(&mut self, item: T) {
+        self.items[self.pushed % N] = item;
+        self.pushed += 1;
+    }
+
+    pub const fn clear(&mut self) {
+        self.pushed = 0;
+    }
+
+    /// Newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (self.pushed.saturating_sub(N)..self.pushed).rev().map(|n| &self.items[n % N])
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let len = self.len();
+        self.items[..len].iter_mut()
+    }
+
+    /// Something was pushed out.
+    pub const fn has_forgotten(&self) -> bool {
+        N < self.pushed
+    }
+
+    pub const fn len(&self) -> usize {
+        if self.pushed < N { self.pushed } else { N }
+    }
+}
