@@ -28,10 +28,15 @@ fn word(ring: u64, offset: u32) -> u64 {
 }
 
 /// Remembers a ring's `reset_index`, so that its first reset knows where it began.
+///
+/// A remembered index ahead of what was ever pushed is that of an older ring at the same address. (An index that is
+/// only behind may be that of a reset in progress, whose tracepoint has not fired yet.)
 #[inline(always)]
 pub fn note_ring(ring: u64) {
-    // SAFETY: only the presence of the key is used.
-    if unsafe { RINGS.get(&ring) }.is_none() {
+    let dirty = word(ring, offset!(ring_dirty_index)) as u32;
+    // SAFETY: one aligned word, copied.
+    let known = unsafe { RINGS.get(&ring) }.copied();
+    if known.is_none_or(|known| (dirty.wrapping_sub(known) as i32) < 0) {
         let _ = RINGS.insert(&ring, word(ring, offset!(ring_reset_index)) as u32, 0);
     }
 }

@@ -121,6 +121,10 @@ pub struct TraceArgs {
     /// Stop tracing when the probe takes more than this share of one CPU, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 25, env = "KVMDIRTY_BUDGET")]
     pub budget: u32,
+    /// Size of each CPU's ring of page records, for example `64k`; a smaller one drops records sooner. By default what
+    /// suits this machine, up to 4M.
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "KVMDIRTY_RING_SIZE")]
+    pub ring_size: Option<u64>,
 }
 
 /// `kvmdirty-trace --pid PID`.
@@ -218,6 +222,9 @@ pub struct DemoArgs {
     /// Also record to this file, which must not exist yet.
     #[arg(long, short = 'o', value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Size of each CPU's ring of page records, for example `4k` to see what dropped records do to the verdicts.
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "KVMDIRTY_RING_SIZE")]
+    pub ring_size: Option<u64>,
     /// Replay the bundled recording even where KVM and BPF work.
     #[arg(long)]
     pub bundled: bool,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::event::{Batch, Nanos, Setup};
+use crate::event::{Batch, Gap, GapCause, Nanos, Setup};
 use crate::feed::{
     Closeup, Facts, Feed, Follower, HarvestCost, Overhead, ProbeCount, Publisher, Request,
     Snapshot, Stage, channel,
@@ -168,6 +168,7 @@ fn read(
 ) -> Result<()> {
     let mut pause = Duration::from_millis(1);
     let mut measured = Instant::now();
+    let mut is_over_budget = false;
     while !flags.stop.load(Ordering::Acquire) {
         let batch = source.drain().context("read the probe's records")?;
         if let Some(tee) = &mut tee {
@@ -187,27 +188,21 @@ fn read(
         }
         if Duration::from_secs(1) <= measured.elapsed() {
             measured = Instant::now();
-            if let Some(why) = source.ended() {
-                // What it did last is still in the rings: it is read below.
-                let _ = parcels.send(Parcel::Stopped(why));
-                break;
-            }
-            if let Some(overhead) = source.overhead() {
-                let is_over = overhead.budget_percent < overhead.probe_percent;
-                let cost = Parcel::Cost(overhead, source.probes(), source.harvest_run_ns());
-                if parcels.send(cost).is_err() {
-                    break;
-                }
-                if is_over {
-                    // The host comes first: what has been seen so far is kept and judged.
-                    let _ = parcels.send(Parcel::Stopped(OVER_BUDGET));
+            match beat(&mut source, parcels) {
+                Beat::GoOn => {}
+                Beat::End => break,
+                Beat::OverBudget => {
+                    is_over_budget = true;
                     break;
                 }
             }
         }
         std::thread::sleep(pause);
     }
-    let batch = source.finish().context("read the probe's last records")?;
+    let mut batch = source.finish().context("read the probe's last records")?;
+    if is_over_budget {
+        batch.gaps.push(unseen_from(batch.watermark));
+    }
     if let Some(tee) = &mut tee {
         tee.write(&batch)?;
         tee.finish()?;
@@ -215,6 +210,39 @@ fn read(
     // An analysis that has ended wants no more; its thread is joined next and says why.
     let _ = parcels.send(Parcel::Batch(batch));
     Ok(())
+}
+
+/// Whether a trace goes on.
+enum Beat {
+    GoOn,
+    End,
+    OverBudget,
+}
+
+/// Once a second: what tracing costs, and whether it goes on.
+fn beat(source: &mut impl Drain, parcels: &SyncSender<Parcel>) -> Beat {
+    if let Some(why) = source.ended() {
+        // What it did last is still in the rings: the reader takes it when it ends.
+        let _ = parcels.send(Parcel::Stopped(why));
+        return Beat::End;
+    }
+    let Some(overhead) = source.overhead() else { return Beat::GoOn };
+    let is_over = overhead.budget_percent < overhead.probe_percent;
+    let cost = Parcel::Cost(overhead, source.probes(), source.harvest_run_ns());
+    if parcels.send(cost).is_err() {
+        return Beat::End;
+    }
+    if is_over {
+        // The host comes first: what has been seen so far is kept and judged.
+        let _ = parcels.send(Parcel::Stopped(OVER_BUDGET));
+        return Beat::OverBudget;
+    }
+    Beat::GoOn
+}
+
+/// What happens from here on is not seen, though nobody asked for that.
+const fn unseen_from(end: Nanos) -> Gap {
+    Gap { lane: None, hook: None, cause: GapCause::Budget, from: end, to: end, dropped: 0 }
 }
 
 /// The analysis thread.

@@ -105,7 +105,13 @@ mod tests {
     #[test]
     fn the_added_time_is_the_difference_of_two_medians() {
         let (tell, harvests) = std::sync::mpsc::channel();
-        let median = Quantiles { calls: 9, median_ns: 20_000, p99_ns: 50_000, max_ns: 60_000 };
+        let median = Quantiles {
+            calls: 9,
+            median_ns: 20_000,
+            p99_ns: 50_000,
+            max_ns: 60_000,
+            total_ns: 200_000,
+        };
         let untraced = IoctlTimes { get: Some(median), ..IoctlTimes::default() };
         let mut times = GuestTimes::new(&untraced, harvests);
         assert_eq!(times.cost(), None);

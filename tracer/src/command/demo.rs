@@ -1,6 +1,8 @@
 //! `demo`: a small KVM guest of our own under a migration-like harvest loop, traced like any other VMM.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,20 +11,25 @@ use serde::Serialize;
 use super::capture::{Capture, Tee};
 use super::cost::GuestTimes;
 use super::guest::GuestProcess;
+use super::harvest_time::{HarvestTime, ProgramCost, programs, programs_text};
 use super::live::{LiveSource, facts};
 use super::{recording, report, screen};
 use crate::cli::{DemoArgs, TraceArgs};
 use crate::demo::config::GuestConfig;
-use crate::demo::protocol::{GuestReport, IoctlTimes};
+use crate::demo::protocol::GuestReport;
 use crate::event::Setup;
 use crate::export::report::{Document, text};
 use crate::feed::Feed;
+use crate::live::Drops;
 use crate::outcome::Outcome;
 use crate::summary::Summary;
 use crate::trace::Origin;
 
 /// A guest without tracing runs this long first, so that the harvest times can be compared.
 const BASELINE_SECONDS: f64 = 1.0;
+
+/// The guest does nothing but fault: the probe may take whatever it needs.
+const BUDGET_PERCENT: u32 = 10_000;
 
 /// The longest the probe may need for what the guest did last.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -34,6 +41,10 @@ struct DemoDocument {
     report: Document,
     oracle: Oracle,
     harvest_time: HarvestTime,
+    /// Empty where the kernel does not measure programs.
+    programs: Vec<ProgramCost>,
+    /// Records dropped because a ring was full, by CPU and hook.
+    drops: Vec<DropRow>,
     guest: GuestReport,
 }
 
@@ -48,19 +59,28 @@ struct Oracle {
     exit_status: u8,
 }
 
-/// Host-side times of the harvest ioctls with and without the probe attached.
+/// Records of one hook that found no room on one CPU.
 #[derive(Serialize)]
-struct HarvestTime {
-    untraced: Option<IoctlTimes>,
-    traced: IoctlTimes,
+struct DropRow {
+    cpu: u16,
+    hook: &'static str,
+    records: u64,
+}
+
+impl DropRow {
+    fn new(drops: &Drops) -> Self {
+        Self { cpu: drops.cpu, hook: drops.hook, records: drops.records }
+    }
 }
 
 /// What a demo run came to.
 struct Run {
-    summary: std::sync::Arc<Summary>,
+    summary: Arc<Summary>,
     setup: Setup,
     guest: GuestReport,
-    baseline: Option<IoctlTimes>,
+    baseline: Option<GuestReport>,
+    programs: Vec<ProgramCost>,
+    drops: Vec<Drops>,
 }
 
 /// Runs `demo`.
@@ -91,7 +111,9 @@ pub fn run(args: &DemoArgs) -> Result<Outcome> {
                 compared: run.guest.vms.iter().map(|vm| vm.compared).sum(),
                 exit_status: outcome.status(),
             },
-            harvest_time: HarvestTime { untraced: run.baseline, traced: run.guest.ioctl_times },
+            harvest_time: HarvestTime::new(run.baseline.as_ref(), &run.guest),
+            programs: run.programs,
+            drops: run.drops.iter().map(DropRow::new).collect(),
             guest: run.guest,
         };
         report::print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
@@ -121,13 +143,19 @@ fn traced(args: &DemoArgs) -> Result<Run, Trouble> {
     let settings = screen::settings(&args.screen)?;
     // What the guest says of a host without KVM is not an error of the demo.
     let (mut guest, ready) = GuestProcess::start(&args.guest).map_err(Trouble::Forbidden)?;
-    let trace =
-        TraceArgs { duration: None, is_final: true, wait: true, ready_file: None, budget: 400 };
+    let trace = TraceArgs {
+        duration: None,
+        is_final: true,
+        wait: true,
+        ready_file: None,
+        budget: BUDGET_PERCENT,
+        ring_size: args.ring_size,
+    };
     let mut source = LiveSource::attach(ready.pid, &trace).map_err(Trouble::Forbidden)?;
     // The baseline is taken only once it is sure that there will be something to compare.
     let baseline = baseline(&args.guest);
     if let (Some(untraced), Some(harvests)) = (&baseline, guest.take_harvests()) {
-        source.compare_with(GuestTimes::new(untraced, harvests));
+        source.compare_with(GuestTimes::new(&untraced.ioctl_times, harvests));
     }
     let setup = source.setup().clone();
     let tee: Option<Box<dyn Tee>> = match &args.output {
@@ -138,25 +166,34 @@ fn traced(args: &DemoArgs) -> Result<Run, Trouble> {
         None => None,
     };
     let facts = facts(ready.pid, args.output.as_deref());
+    let ending = source.ending();
     let (capture, feed) = Capture::start(source, tee, setup.clone(), facts);
     guest.go()?;
-    let report = if is_headless { finish(guest, feed) } else { shown(guest, feed, settings) }?;
+    let report = if is_headless { finish(guest) } else { shown(guest, feed, settings) }?;
     std::thread::sleep(SETTLE);
     let summary = capture.stop()?;
-    Ok(Run { summary, setup, guest: report, baseline })
+    let ended = std::mem::take(&mut *ending.lock().unwrap_or_else(PoisonError::into_inner));
+    let programs = programs(&ended.costs);
+    Ok(Run { summary, setup, guest: report, baseline, programs, drops: ended.drops })
 }
 
 /// Harvest times of the same guest with nothing attached to it. The probe is attached to another process by now, and
 /// every hook of it leaves at once: that cost is the host's, not this guest's, and stays out of the comparison.
-fn baseline(config: &GuestConfig) -> Option<IoctlTimes> {
+fn baseline(config: &GuestConfig) -> Option<GuestReport> {
     let config = GuestConfig { seconds: config.seconds.min(BASELINE_SECONDS), ..config.clone() };
     let (mut guest, _) = GuestProcess::start(&config).ok()?;
     guest.go().ok()?;
-    guest.finish().ok().map(|report| report.ioctl_times)
+    guest.finish().ok()
 }
 
-/// Waits for the guest's report; Ctrl-C ends the guest early, with its final harvest.
-fn finish(guest: GuestProcess, _feed: Feed) -> Result<GuestReport> {
+/// Waits for the guest's report. A signal ends the guest early, with its final harvest.
+fn finish(mut guest: GuestProcess) -> Result<GuestReport> {
+    let is_asked = super::live::on_signals()?;
+    while guest.poll_report(Duration::from_millis(100))?.is_none() {
+        if is_asked.swap(false, Ordering::AcqRel) {
+            guest.stop()?;
+        }
+    }
     guest.finish()
 }
 
@@ -191,23 +228,10 @@ fn oracle_text(run: &Run) -> String {
             let _ = writeln!(text, "  lost write gfn {:#x} of slot {}", page.gfn, page.slot);
         }
     }
-    let times = [
-        ("get", run.guest.ioctl_times.get, run.baseline.and_then(|times| times.get)),
-        ("clear", run.guest.ioctl_times.clear, run.baseline.and_then(|times| times.clear)),
-        ("reset", run.guest.ioctl_times.reset, run.baseline.and_then(|times| times.reset)),
-    ];
-    for (name, traced, untraced) in times {
-        let Some(traced) = traced else { continue };
-        let untraced = untraced.map_or(String::from("not measured"), |times| {
-            format!("{:.1} us", times.median_ns as f64 / 1e3)
-        });
-        let _ = writeln!(
-            text,
-            "harvest    {name}: median {:.1} us traced, {untraced} untraced; p99 {:.1} us, longest {:.1} us",
-            traced.median_ns as f64 / 1e3,
-            traced.p99_ns as f64 / 1e3,
-            traced.max_ns as f64 / 1e3
-        );
+    text += &HarvestTime::new(run.baseline.as_ref(), &run.guest).text();
+    text += &programs_text(&run.programs);
+    for Drops { cpu, hook, records } in &run.drops {
+        let _ = writeln!(text, "dropped    {records} records of {hook} on cpu{cpu}");
     }
     text
 }

@@ -1,6 +1,7 @@
 //! The demo's guest as a child process: start it, let it go, read what it says.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -36,6 +37,8 @@ impl GuestProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C is for the tool, which then asks the guest to make its final harvest.
+            .process_group(0)
             .spawn()
             .context("start the demo guest")?;
         let control = child.stdin.take().expect("stdin was piped");

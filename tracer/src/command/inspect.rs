@@ -1,19 +1,14 @@
-//! Commands that look and change nothing: `doctor`, `list`, `explain`, `schema`, `completions`, `man`.
+//! Commands that look and change nothing: `list`, `explain`, `schema`, `completions`, `man`.
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 
 use super::report::print;
 use crate::cli::{Cli, CompletionsArgs, ExplainArgs, JsonArgs, SchemaArgs, SchemaDocument};
-use crate::event::Evidence;
-use crate::live::kernel::Kernel;
-use crate::live::plan::{Blueprint, PlanKind, Refused};
-use crate::live::privilege::missing_text;
-use crate::live::target::all_vmms;
+use crate::live::target::{Listing, all_vmms};
 use crate::outcome::Outcome;
-use crate::verdict::rule::RuleSet;
 use crate::verdict::{RuleId, rule};
 
 /// `list`.
@@ -21,7 +16,12 @@ use crate::verdict::{RuleId, rule};
 /// # Errors
 /// Standard output is gone.
 pub fn list(args: &JsonArgs) -> Result<Outcome> {
-    let vmms = all_vmms();
+    let Listing { vmms, hidden } = all_vmms();
+    if 0 < hidden {
+        eprintln!(
+            "{hidden} processes of other users could not be looked at: run as root, or grant CAP_SYS_PTRACE"
+        );
+    }
     if args.json {
         let rows: Vec<_> = vmms
             .iter()
@@ -34,69 +34,6 @@ pub fn list(args: &JsonArgs) -> Result<Outcome> {
     for vmm in &vmms {
         let _ =
             writeln!(text, "{:>8} {:>4} {:>6}  {}", vmm.pid, vmm.vm_fds.len(), vmm.vcpus, vmm.name);
-    }
-    print(&text)?;
-    Ok(Outcome::Clean)
-}
-
-/// `doctor`: what would be attached here, without a guest and without attaching anything.
-///
-/// # Errors
-/// Nothing can be traced on this host; the text says what is missing.
-pub fn doctor(args: &JsonArgs) -> Result<Outcome> {
-    let kernel = Kernel::running()?;
-    let refused = Refused::new();
-    let mut plans = [PlanKind::Kprobe, PlanKind::Tracepoint]
-        .map(|kind| Blueprint::new(kind, &kernel, &refused))
-        .into_iter();
-    let best = plans.find(|plan| plan.obstacle().is_none());
-    let Some(Blueprint { plan, .. }) = best else {
-        bail!(
-            "nothing to attach to on kernel {}: ioctls or slots cannot be observed",
-            kernel.release
-        );
-    };
-    let rules_off = RuleSet::new(&plan).off();
-    let missing = missing_text();
-    if args.json {
-        let off: Vec<_> = rules_off
-            .iter()
-            .map(|(rule, operation, evidence)| {
-                serde_json::json!({"rule": rule.name(), "operation": operation.name(), "evidence": evidence})
-            })
-            .collect();
-        let document = serde_json::json!({
-            "kernel": kernel.release,
-            "plan": plan,
-            "rules_off": off,
-            "capabilities_missing": missing,
-        });
-        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
-        return Ok(Outcome::Clean);
-    }
-    let mut text = format!("kernel {}, {} plan\n\n", kernel.release, plan.name);
-    for entry in &plan.entries {
-        let evidence = match entry.evidence {
-            Evidence::None => "none",
-            Evidence::Nearest => "nearest",
-            Evidence::Direct => "direct",
-        };
-        let _ = writeln!(
-            text,
-            "{:<20} {evidence:<8} {}",
-            entry.operation.name(),
-            entry.points.join(", ")
-        );
-        if !entry.note.is_empty() {
-            let _ = writeln!(text, "{:<29} {}", "", entry.note);
-        }
-    }
-    text.push('\n');
-    for (rule, operation, _) in &rules_off {
-        let _ = writeln!(text, "{} is off: {operation} is not observed well enough", rule.name());
-    }
-    if !missing.is_empty() {
-        let _ = writeln!(text, "capabilities missing: {missing}");
     }
     print(&text)?;
     Ok(Outcome::Clean)

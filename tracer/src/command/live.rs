@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,7 @@ use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
 use crate::event::{Batch, Setup, Tid};
 use crate::feed::{Facts, Feed, Overhead, ProbeCount, Stage};
-use crate::live::{Options, Session, Target};
+use crate::live::{Cost, Drops, Options, Session, Target};
 use crate::outcome::Outcome;
 use crate::summary::Summary;
 use crate::trace::Origin;
@@ -26,7 +27,20 @@ pub struct LiveSource {
     budget_percent: u32,
     last: Reading,
     guest: Option<GuestTimes>,
+    ended: Ending,
 }
+
+/// What only the end of a trace tells.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// What each program of the probe cost.
+    pub costs: Vec<Cost>,
+    /// What could not be reserved, per CPU and hook.
+    pub drops: Vec<Drops>,
+}
+
+/// Filled in when the trace has ended.
+pub type Ending = Arc<Mutex<Ended>>;
 
 /// Times read together: of this process, of the probe, of the clock.
 #[derive(Clone, Copy, Default)]
@@ -46,6 +60,7 @@ impl LiveSource {
             wait: args.wait,
             measure: true,
             is_final: args.is_final,
+            page_ring_bytes: args.ring_size.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
             ..Options::default()
         };
         let session = Session::attach(Target::Pid(pid), &options)?;
@@ -59,12 +74,19 @@ impl LiveSource {
             budget_percent: args.budget,
             last: Reading::default(),
             guest: None,
+            ended: Ending::default(),
         })
     }
 
     /// A VMM that says itself how long its harvests take: the added time is then known.
     pub fn compare_with(&mut self, times: GuestTimes) {
         self.guest = Some(times);
+    }
+
+    /// Where what is known at the end will be found.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Arc::clone(&self.ended)
     }
 
     /// What the pipeline must be told.
@@ -91,7 +113,10 @@ impl Drain for LiveSource {
         Ok(self.session.drain()?)
     }
 
-    fn finish(self) -> Result<Batch> {
+    fn finish(mut self) -> Result<Batch> {
+        self.session.detach();
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) =
+            Ended { costs: self.session.overhead(), drops: self.session.drops()? };
         Ok(self.session.finish()?)
     }
 
@@ -240,6 +265,7 @@ pub fn follow(
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).context("take SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("take SIGTERM")?;
+        let mut hangup = signal(SignalKind::hangup()).context("take SIGHUP")?;
         let mut keep = signal(SignalKind::user_defined1()).context("take SIGUSR1")?;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         let end = tokio::time::sleep(args.duration.unwrap_or(Duration::MAX / 4));
@@ -249,6 +275,7 @@ pub fn follow(
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
+                _ = hangup.recv() => return Ok(()),
                 _ = keep.recv() => capture.keep(),
                 () = &mut end => return Ok(()),
                 _ = tick.tick() => {
@@ -258,7 +285,11 @@ pub fn follow(
                         writeln!(lines, "{why}").context("print a line")?;
                         return Ok(());
                     }
-                    if capture.has_ended() || !is_running(pid) {
+                    if capture.has_ended() {
+                        return Ok(());
+                    }
+                    if !is_running(pid) {
+                        writeln!(lines, "process {pid} has exited").context("print a line")?;
                         return Ok(());
                     }
                     ticks += 1;
@@ -270,6 +301,39 @@ pub fn follow(
             }
         }
     })
+}
+
+/// SIGINT, SIGTERM and SIGHUP end nothing from now on; the flag tells that one came.
+///
+/// # Errors
+/// Signals cannot be taken.
+pub fn on_signals() -> Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let flag = Arc::new(AtomicBool::new(false));
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context("take SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("take SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("take SIGHUP")?;
+    drop(guard);
+    let raised = Arc::clone(&flag);
+    // Not joined: it waits for signals as long as the process lives.
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                raised.store(true, Ordering::Release);
+            }
+        });
+    });
+    Ok(flag)
 }
 
 /// One line of progress.

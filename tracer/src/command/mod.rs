@@ -5,8 +5,10 @@ mod capture;
 mod cost;
 mod demo;
 mod diff;
+mod doctor;
 mod export;
 mod guest;
+mod harvest_time;
 mod import;
 mod inspect;
 mod live;
@@ -35,7 +37,7 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
         Some(Command::Export(args)) => export::run(args),
         Some(Command::Import(args)) => import::run(args),
         Some(Command::Diff(args)) => diff::run(args),
-        Some(Command::Doctor(args)) => inspect::doctor(args),
+        Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::List(args)) => inspect::list(args),
         Some(Command::Explain(args)) => inspect::explain(args),
         Some(Command::Demo(args)) => demo::run(args),

@@ -47,6 +47,12 @@ pub fn must_be_new(path: &Path) -> Result<()> {
             path.display()
         );
     }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder
+        && !folder.is_dir()
+    {
+        bail!("there is no folder {}: create it first, or name another file", folder.display());
+    }
     Ok(())
 }
 

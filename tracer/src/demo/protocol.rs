@@ -232,6 +232,8 @@ pub struct Quantiles {
     pub p99_ns: u64,
     /// None took longer.
     pub max_ns: u64,
+    /// All together.
+    pub total_ns: u64,
 }
 
 /// How a workload fared.

@@ -9,7 +9,7 @@ use super::memory::{Memory, Window};
 use super::object::{Object, Sizes};
 use super::plan::{Blueprint, PlanKind, Refused};
 use super::target::Target;
-use super::{LiveError, masks};
+use super::{LiveError, masks, privilege};
 use crate::event::{Plan, SpteMasks};
 
 /// Memory all page-ring shards together take at most.
@@ -34,11 +34,16 @@ impl Attached {
     ///
     /// # Errors
     /// [`LiveError::NoPlan`] if what is accepted is not enough; permission and load errors as they are.
-    pub fn new(kind: PlanKind, target: Target, kernel: &Kernel) -> Result<Self, LiveError> {
+    pub fn new(
+        kind: PlanKind,
+        target: Target,
+        kernel: &Kernel,
+        page_ring_bytes: Option<u32>,
+    ) -> Result<Self, LiveError> {
         // Before anything is loaded: the plan may be impossible on the face of it.
         sufficient(&Blueprint::new(kind, kernel, &Refused::new()))?;
         let masks = read_masks(kernel)?;
-        let sizes = sizes();
+        let sizes = sizes(page_ring_bytes);
         let config = configure(target, kernel, &masks, sizes)?;
         let mut object = Object::create(kind, &kernel.offsets, &config, sizes)?;
         let mut rings = object.create_page_rings(sizes)?;
@@ -59,6 +64,9 @@ fn attach_accepted(
     let mut refused = Refused::new();
     loop {
         let blueprint = load_accepted(object, kind, kernel, &mut refused);
+        if !refused.is_empty() {
+            permitted("load and attach BPF programs")?;
+        }
         sufficient(&blueprint)?;
         let failure = blueprint.attachments.iter().find_map(|attachment| {
             object.attach(attachment).err().map(|error| (attachment.point.program, error))
@@ -90,6 +98,19 @@ fn load_accepted(
     }
 }
 
+/// A refused program of a process that lacks a capability is refused for that.
+fn permitted(action: &'static str) -> Result<(), LiveError> {
+    let missing = privilege::missing();
+    if missing.iter().any(|capability| matches!(capability.name, "CAP_BPF" | "CAP_PERFMON")) {
+        return Err(LiveError::NotPermitted {
+            action,
+            missing: privilege::missing_text(),
+            source: None,
+        });
+    }
+    Ok(())
+}
+
 fn sufficient(blueprint: &Blueprint) -> Result<(), LiveError> {
     match blueprint.obstacle() {
         None => Ok(()),
@@ -110,6 +131,26 @@ fn reason(error: &LiveError) -> String {
     text
 }
 
+/// The plan as the kernel would take it: every program is loaded, none attached.
+///
+/// # Errors
+/// As [`Attached::new`].
+pub fn rehearse(kind: PlanKind, kernel: &Kernel) -> Result<Plan, LiveError> {
+    sufficient(&Blueprint::new(kind, kernel, &Refused::new()))?;
+    let masks = read_masks(kernel)?;
+    let sizes = sizes(Some(PAGE_BYTES));
+    let config = configure(Target::All, kernel, &masks, sizes)?;
+    let mut object = Object::create(kind, &kernel.offsets, &config, sizes)?;
+    let _rings = object.create_page_rings(sizes)?;
+    let mut refused = Refused::new();
+    let blueprint = load_accepted(&mut object, kind, kernel, &mut refused);
+    if !refused.is_empty() {
+        permitted("load BPF programs")?;
+    }
+    sufficient(&blueprint)?;
+    Ok(blueprint.plan)
+}
+
 fn read_masks(kernel: &Kernel) -> Result<SpteMasks, LiveError> {
     let sizes = Sizes { shards: 1, page_ring_bytes: 4096, readback_entries: 1 };
     let mut object = Object::create(PlanKind::Kprobe, &Offsets::NONE, &Config::NONE, sizes)?;
@@ -117,16 +158,23 @@ fn read_masks(kernel: &Kernel) -> Result<SpteMasks, LiveError> {
     masks::read(&mut Memory::new(&mut object, &mut window), kernel)
 }
 
-fn sizes() -> Sizes {
+/// `asked`: bytes of one page ring, brought to a size the kernel takes.
+fn sizes(asked: Option<u32>) -> Sizes {
     let cpus = aya::util::nr_cpus().unwrap_or(1) as u32;
     let shards = cpus.clamp(1, limits::SHARDS_MAX);
     let share = (PAGE_RINGS_BYTES_MAX / shards.next_power_of_two()).max(1 << 19);
     Sizes {
         shards,
-        page_ring_bytes: share.min(limits::PAGE_RING_BYTES),
+        page_ring_bytes: match asked {
+            Some(bytes) => bytes.clamp(PAGE_BYTES, 1 << 30).next_power_of_two(),
+            None => share.min(limits::PAGE_RING_BYTES),
+        },
         readback_entries: limits::READBACK_SPTES_MAX,
     }
 }
+
+/// The least a ring can have.
+const PAGE_BYTES: u32 = 4096;
 
 /// Pages a harvest reads back at most: 64 Ki take about 3 ms.
 const READBACKS_MAX: u64 = 1 << 16;

@@ -23,6 +23,17 @@ enum Counter {
     Kprobe(&'static str),
 }
 
+/// Records of one hook that found no room on one CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops {
+    /// The CPU.
+    pub cpu: u16,
+    /// The hook's name.
+    pub hook: &'static str,
+    /// How many records.
+    pub records: u64,
+}
+
 /// Every miss counter with its last reading.
 pub struct Misses {
     map: PerCpuArray<MapData, u64>,
@@ -82,6 +93,29 @@ impl Misses {
         }
         self.polled = begin;
         Ok(gaps)
+    }
+
+    /// Records that found no room in a ring, by CPU and hook; only those that are more than none.
+    ///
+    /// # Errors
+    /// [`LiveError::Map`].
+    pub fn drops(&self) -> Result<Vec<Drops>, LiveError> {
+        let mut drops = Vec::new();
+        for &hook in Hook::ALL {
+            let values = self
+                .map
+                .get(&(hook as u32), 0)
+                .map_err(|source| LiveError::Map { map: "MISSES", source })?;
+            drops.extend(
+                values
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, records)| **records != 0)
+                    .map(|(cpu, &records)| Drops { cpu: cpu as u16, hook: hook.name(), records }),
+            );
+        }
+        drops.sort_by_key(|drops| drops.cpu);
+        Ok(drops)
     }
 
     fn hook_misses(&self, hook: Hook) -> Result<u64, LiveError> {

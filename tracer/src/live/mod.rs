@@ -20,7 +20,8 @@ pub mod privilege;
 pub mod target;
 pub mod ways;
 
-mod attach;
+pub mod attach;
+
 mod clock;
 mod counters;
 mod inventory;
@@ -34,5 +35,6 @@ pub mod session;
 
 pub use counters::Cost;
 pub use error::LiveError;
+pub use misses::Drops;
 pub use session::{Options, Session};
 pub use target::Target;

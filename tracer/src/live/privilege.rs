@@ -27,6 +27,10 @@ pub fn missing() -> Vec<Capability> {
     missing_of(effective(&status))
 }
 
+/// How to grant every capability of [`NEEDED`] to this program.
+pub const GRANT: &str = "run as root, or `sudo setcap cap_bpf,cap_perfmon,cap_syslog,cap_sys_ptrace,cap_sys_resource+ep \
+                         $(command -v kvmdirty-trace)`";
+
 /// [`missing`] as text, for an error.
 #[must_use]
 pub fn missing_text() -> String {

@@ -12,7 +12,7 @@ use super::counters::{self, Cost, Links};
 use super::kernel::Kernel;
 use super::lanes::Lanes;
 use super::memory::Memory;
-use super::misses::Misses;
+use super::misses::{Drops, Misses};
 use super::object::Object;
 use super::plan::PlanKind;
 use super::target::Target;
@@ -39,6 +39,8 @@ pub struct Options {
     pub measure: bool,
     /// The last harvest of every slot is declared to be the final one.
     pub is_final: bool,
+    /// Bytes of each CPU's ring of page records, instead of what suits this machine; brought to a power of two.
+    pub page_ring_bytes: Option<u32>,
 }
 
 /// A running trace. Dropping it detaches everything; nothing is pinned, so a killed process leaves nothing either.
@@ -73,9 +75,10 @@ impl Session {
             if options.plan.is_some_and(|only| only != kind) {
                 continue;
             }
-            match Attached::new(kind, target, &kernel) {
+            match Attached::new(kind, target, &kernel, options.page_ring_bytes) {
                 Ok(attached) => return Self::start(attached, target, &kernel, options),
-                Err(error @ LiveError::NoPlan { .. }) => refusal = refusal.or(Some(error)),
+                // The last plan tried is the one that asks for least: what it lacks is what counts.
+                Err(error @ LiveError::NoPlan { .. }) => refusal = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -147,12 +150,17 @@ impl Session {
         Ok(Batch { records, gaps, watermark: self.watermark })
     }
 
+    /// Detaches: nothing more is recorded; what was can still be drained.
+    pub fn detach(&mut self) {
+        self.object.detach_all();
+    }
+
     /// Detaches and delivers the rest, with the drops that no later record shows.
     ///
     /// # Errors
     /// As [`Self::drain`].
     pub fn finish(mut self) -> Result<Batch, LiveError> {
-        self.object.detach_all();
+        self.detach();
         // Programs that are running when their link goes away finish within a scheduling quantum.
         let mut records = Vec::new();
         for _ in 0..50 {
@@ -173,6 +181,14 @@ impl Session {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.lanes.dropped()
+    }
+
+    /// Records dropped in the kernel so far, by CPU and hook.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub fn drops(&self) -> Result<Vec<Drops>, LiveError> {
+        self.misses.drops()
     }
 
     /// What each program cost so far; zeros unless [`Options::measure`].

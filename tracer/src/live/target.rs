@@ -45,7 +45,7 @@ impl Target {
     /// No such process, a thread's id, or files that may not be looked at.
     pub fn vmms(self) -> Result<Vec<Vmm>, LiveError> {
         match self {
-            Self::All => Ok(all_vmms()),
+            Self::All => Ok(all_vmms().vmms),
             Self::Pid(pid) => {
                 check_process(pid)?;
                 Ok(vec![Vmm::of(pid)?])
@@ -125,18 +125,31 @@ impl Vmm {
     }
 }
 
-/// Every process on this host that has a VM or `/dev/kvm` open and may be looked at, by pid.
+/// The VMMs of this host, as far as they may be seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Every process that has a VM or `/dev/kvm` open, by pid.
+    pub vmms: Vec<Vmm>,
+    /// Processes whose files may not be looked at.
+    pub hidden: usize,
+}
+
+/// Looks at every process of this host.
 #[must_use]
-pub fn all_vmms() -> Vec<Vmm> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut vmms: Vec<_> = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
-        .filter_map(|pid| Vmm::of(pid).ok())
-        .filter(Vmm::is_vmm)
-        .collect();
-    vmms.sort_by_key(|vmm| vmm.pid);
-    vmms
+pub fn all_vmms() -> Listing {
+    let mut listing = Listing::default();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return listing };
+    let pids =
+        processes.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    for pid in pids {
+        match Vmm::of(pid) {
+            Ok(vmm) if vmm.is_vmm() => listing.vmms.push(vmm),
+            Err(LiveError::NotPermitted { .. }) => listing.hidden += 1,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    listing.vmms.sort_by_key(|vmm| vmm.pid);
+    listing
 }
 
 /// `pid` names a process, not a thread, not nothing.

@@ -161,6 +161,7 @@ fn quantiles(durations_ns: &[u64]) -> Option<Quantiles> {
         median_ns: rank(50),
         p99_ns: rank(99),
         max_ns: sorted[last],
+        total_ns: sorted.iter().sum(),
     })
 }
 
@@ -171,7 +172,8 @@ mod tests {
     #[test]
     fn quantiles_are_durations_that_occurred() {
         let durations: Vec<u64> = (1..=1000).rev().collect();
-        let expected = Quantiles { calls: 1000, median_ns: 500, p99_ns: 990, max_ns: 1000 };
+        let expected =
+            Quantiles { calls: 1000, median_ns: 500, p99_ns: 990, max_ns: 1000, total_ns: 500_500 };
         assert_eq!(quantiles(&durations), Some(expected));
         assert_eq!(quantiles(&[]), None);
     }

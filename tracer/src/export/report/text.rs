@@ -6,6 +6,7 @@ use super::json::percentile;
 use crate::event::{IoctlOp, Setup};
 use crate::outcome::Outcome;
 use crate::summary::Summary;
+use crate::verdict::rule::RuleSet;
 use crate::verdict::{Finding, UnknownCause, Verdict, WindowKind};
 
 /// Findings printed one by one.
@@ -66,7 +67,7 @@ pub fn report(summary: &Summary, setup: &Setup) -> String {
     vms(&mut text, summary);
     harvests(&mut text, summary);
     windows(&mut text, summary);
-    reasons(&mut text, summary);
+    reasons(&mut text, summary, &RuleSet::new(&setup.plan));
     findings(&mut text, summary);
     text
 }
@@ -190,7 +191,7 @@ fn windows(text: &mut String, summary: &Summary) {
     }
 }
 
-fn reasons(text: &mut String, summary: &Summary) {
+fn reasons(text: &mut String, summary: &Summary, rules: &RuleSet) {
     for (cause, count) in &summary.unknown_causes {
         let what = match cause {
             UnknownCause::NotObserved(operation) => format!("{} {operation}", cause.name()),
@@ -202,7 +203,8 @@ fn reasons(text: &mut String, summary: &Summary) {
         line(
             text,
             format_args!(
-                "rule off   {}: {operation} is observed {}",
+                "rule {:<5} {}: {operation} is observed {}",
+                if rules.is_on(*rule) { "half" } else { "off" },
                 rule.name(),
                 match evidence {
                     crate::event::Evidence::None => "not at all",

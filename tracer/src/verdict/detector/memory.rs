@@ -42,9 +42,14 @@ impl Detector {
             return;
         };
         let vm = self.vm(at.event.vm);
+        // The tracepoint plan does not see the end of a VM, only that another one is made at its address.
+        let is_another = self.vms[vm].is_gone || created && self.vms[vm].origin.is_some();
+        if is_another {
+            self.judge_vm_residue(vm);
+        }
         let vm = &mut self.vms[vm];
-        if vm.is_gone {
-            // The kernel reuses addresses: this is another VM.
+        if is_another {
+            // The kernel reuses addresses.
             let budget = vm.slots.iter().map(|slot| slot.pages.detailed_pages()).sum::<u64>();
             *vm = super::Vm::new(at.event.vm);
             self.budget += budget;

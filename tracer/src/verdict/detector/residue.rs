@@ -18,10 +18,15 @@ impl Detector {
             }
         }
         for vm in 0..self.vms.len() {
-            self.settle_left_open(vm, true);
-            for slot in 0..self.vms[vm].slots.len() {
-                self.judge_slot_residue(vm, slot);
-            }
+            self.judge_vm_residue(vm);
+        }
+    }
+
+    /// Judges what is still open of a VM that is no more.
+    pub(super) fn judge_vm_residue(&mut self, vm: usize) {
+        self.settle_left_open(vm, true);
+        for slot in 0..self.vms[vm].slots.len() {
+            self.judge_slot_residue(vm, slot);
         }
     }
 
