@@ -72,11 +72,21 @@ fn skipped(what: &str, why: &str) {
 
 /// Traces a guest that runs in this process; none where the machine cannot.
 fn trace(flags: &[&str]) -> Option<Trace> {
+    trace_all(&[flags])
+}
+
+/// Traces guests that run in this process one after the other; the report is the last one's.
+fn trace_all(guests: &[&[&str]]) -> Option<Trace> {
     // The guests of this file's tests share one process, which is the target: one at a time.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let options =
-        Options { plan: Some(PlanKind::Tracepoint), wait: true, measure: true, is_final: true };
+    let options = Options {
+        plan: Some(PlanKind::Tracepoint),
+        wait: true,
+        measure: true,
+        is_final: true,
+        ..Options::default()
+    };
     let mut session = match Session::attach(Target::Pid(std::process::id()), &options) {
         Ok(session) => session,
         Err(
@@ -109,7 +119,7 @@ fn trace(flags: &[&str]) -> Option<Trace> {
     let begin = Instant::now();
     let report = std::thread::scope(|scope| {
         let guest = scope.spawn(|| {
-            let report = run_guest(flags);
+            let report = guests.iter().map(|flags| run_guest(flags)).last().flatten();
             has_ended.store(true, Ordering::Release);
             report
         });
@@ -126,7 +136,7 @@ fn trace(flags: &[&str]) -> Option<Trace> {
     let summary = pipeline.summary().clone();
     let trace = Trace { setup, records, gaps, late, report, summary };
     let per_s = trace.records.len() as f64 / begin.elapsed().as_secs_f64();
-    eprintln!("{flags:?}: {} records, {per_s:.0}/s: {:?}", trace.records.len(), trace.counts());
+    eprintln!("{guests:?}: {} records, {per_s:.0}/s: {:?}", trace.records.len(), trace.counts());
     for cost in costs.iter().filter(|cost| cost.runs != 0) {
         eprintln!("  {} {} x {} ns", cost.program, cost.runs, cost.run_ns / cost.runs);
     }
@@ -240,6 +250,28 @@ fn every_vm_of_a_process_is_followed_from_its_creation() {
     is_whole(&trace);
     let created: Vec<_> = trace.of(Kind::VmSeen).filter(|record| record.flags & 1 != 0).collect();
     assert!(2 <= created.len());
+}
+
+/// The kernel gives the memory of a `struct kvm`, and of a vCPU with its ring, to the next one.
+#[test]
+fn a_vm_made_where_an_older_one_was_starts_anew() {
+    let ring = ["--mode=ring", "--seconds=0.3", "--ring-entries=1024", "--interval=5"];
+    let bitmap = ["--mode=get", "--seconds=0.3"];
+    let Some(trace) = trace_all(&[&ring, &bitmap, &ring, &ring, &bitmap]) else { return };
+    is_whole(&trace);
+    let created: Vec<u64> =
+        trace.of(Kind::VmSeen).filter(|record| record.flags & 1 != 0).map(|r| r.vm).collect();
+    assert_eq!(created.len(), 5, "{created:x?}");
+    let different: BTreeSet<u64> = created.iter().copied().collect();
+    eprintln!("  {} VMs at {} addresses", created.len(), different.len());
+    let verdicts = trace.summary.verdicts;
+    assert_eq!((verdicts.lost, verdicts.at_risk), (0, 0), "{:?}", trace.summary.findings);
+    // Every reset knows where it began: none is off by the ring that was there before.
+    for reset in trace.of(Kind::RingReset) {
+        let (before, after) = (reset.args[1] as u32, (reset.args[1] >> 32) as u32);
+        assert!(after.wrapping_sub(before) <= 1024, "{before}..{after}");
+    }
+    assert!(trace.summary.harvests.iter().all(|harvest| harvest.is_complete));
 }
 
 #[test]
