@@ -12,7 +12,7 @@ use crate::maps::{SLOTS, SlotExtent};
 use crate::popped;
 use crate::request::{self, Request};
 use crate::thread::{Ioctl, Thread};
-use crate::vm::{Slot, adopt_created, is_followed};
+use crate::vm::{Slot, adopt_created, is_followed, note_ring_size};
 use crate::words;
 
 // `struct pt_regs` of x86-64 and its system call numbers are ABI.
@@ -157,6 +157,7 @@ fn end(thread: &mut Thread, ret: i64) {
                 flags = flag::WORDS_CUT;
             }
         }
+        Some(IoctlOp::EnableCap) if ret == 0 => note_ring_size(kvm),
         Some(IoctlOp::SetMemory) if ret == 0 => slot_changed(kvm, &thread.ioctl),
         Some(_) | None => {}
     }

@@ -65,6 +65,16 @@ pub fn adopt_created(kvm: u64) -> bool {
     adopt(kvm, flag::VM_CREATED)
 }
 
+/// A followed VM may have been given dirty rings: before its first vCPU, so after it was adopted.
+#[inline(always)]
+pub fn note_ring_size(kvm: u64) {
+    let ring: u32 = field(kvm, offset!(kvm_dirty_ring_size)).unwrap_or(0);
+    if let Some(vm) = VMS.get_ptr_mut(kvm) {
+        // SAFETY: a map value; one aligned word.
+        unsafe { (*vm).ring = ring };
+    }
+}
+
 /// Whether a followed VM uses a dirty ring.
 #[inline(always)]
 pub fn uses_ring(kvm: u64) -> bool {
