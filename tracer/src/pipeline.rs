@@ -19,6 +19,9 @@ pub struct Pipeline {
     summary: Summary,
 }
 
+/// Witnesses made minimal per batch, so that a burst of findings does not hold up the drain; the end does the rest.
+const WITNESSES_PER_BATCH: usize = 16;
+
 impl Pipeline {
     /// A pipeline for one trace.
     #[must_use]
@@ -40,6 +43,7 @@ impl Pipeline {
         let Self { merge, detector, summary, .. } = self;
         merge.finish(|item| take(detector, summary, item));
         detector.finish();
+        detector.settle_witnesses(usize::MAX);
         self.publish();
     }
 
@@ -80,6 +84,7 @@ impl Pipeline {
     /// Brings the read model up to date with the detector.
     fn publish(&mut self) {
         let Self { detector, summary, merge, .. } = self;
+        detector.settle_witnesses(WITNESSES_PER_BATCH);
         summary.now = summary.now.max(merge.watermark());
         summary.verdicts = detector.counts();
         summary.unknown_causes = detector.causes().collect();

@@ -7,12 +7,13 @@
 mod corpus;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use corpus::{File, corpus, judge};
-use kvmdirty_trace::event::Batch;
+use kvmdirty_trace::event::{Batch, Gfn, Setup, SlotId, VmId};
 use kvmdirty_trace::pipeline::Pipeline;
-use kvmdirty_trace::trace::litmus::{Expectation, Litmus, check};
-use kvmdirty_trace::verdict::{RuleId, Verdict};
+use kvmdirty_trace::trace::litmus::{Expectation, Litmus, Mismatch, check};
+use kvmdirty_trace::verdict::{Finding, RuleId, Verdict};
 
 #[test]
 fn every_file_gets_the_verdicts_it_expects() {
@@ -106,4 +107,57 @@ fn a_file_that_expects_safe_has_no_hazard_anywhere_it_does_not_name() {
         let hazards = judge(&litmus).hazards().count();
         assert!(!is_safe || hazards == 0, "{name}: {hazards} hazards");
     }
+}
+
+/// What a finding is about; two findings of one rule on one page are the same.
+fn target(finding: &Finding) -> (RuleId, Verdict, VmId, SlotId, Option<Gfn>) {
+    (finding.rule, finding.verdict, finding.vm, finding.slot, finding.gfn)
+}
+
+fn fires(finding: &Finding, setup: &Setup) -> bool {
+    let summary = judge(&Litmus::from_finding(finding, setup));
+    summary.findings.iter().any(|other| target(other) == target(finding))
+}
+
+/// A witness is minimal judged by itself (DESIGN.md, section 4): the rule fires on it alone, and no longer when any one
+/// of its events is left out.
+#[test]
+fn a_witness_fires_alone_and_needs_each_of_its_events() {
+    let (mut failures, mut count) = (String::new(), 0);
+    for File { name, litmus, .. } in corpus() {
+        for finding in &judge(&litmus).findings {
+            count += 1;
+            let what = format!("{name}: {} {}", finding.verdict.name(), finding.rule.name());
+            if !fires(finding, &litmus.setup) {
+                let _ = writeln!(failures, "{what} does not fire on its witness alone");
+                continue;
+            }
+            for left_out in 0..finding.witness.steps.len() {
+                let mut fewer = Finding::clone(finding);
+                let step = fewer.witness.steps.remove(left_out);
+                if fires(&fewer, &litmus.setup) {
+                    let _ = writeln!(failures, "{what} does not need `{}`", step.note);
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+    println!("{count} witnesses");
+}
+
+/// `export --format litmus`: the file of a finding is read back and meets its own expectation.
+#[test]
+fn an_exported_finding_is_a_litmus_file_that_fires_again() {
+    let mut failures = String::new();
+    for File { name, litmus, .. } in corpus() {
+        for finding in &judge(&litmus).findings {
+            let text = Litmus::from_finding(finding, &litmus.setup).write();
+            let read =
+                Litmus::read(&text).unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+            for Mismatch { expected, found } in check(&read, &judge(&read)) {
+                let _ = writeln!(failures, "{name}: expected {expected}, found {found}\n{text}");
+            }
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
 }

@@ -3,7 +3,7 @@
 use super::inventory::Inventory;
 use super::row::{Bits, Flags, Slot, Time, rows};
 use crate::event::{Class, Event, EventKind, IoctlOp, IoctlRef, MarkWord, PageRef, SlotRef};
-use crate::verdict::Witness;
+use crate::verdict::{EdgeKind, Witness};
 use kvmdirty_common::kind::writer;
 use serde_json::json;
 
@@ -385,5 +385,6 @@ pub fn witness_json(witness: &Witness) -> serde_json::Value {
         .iter()
         .map(|edge| json!({ "from": edge.from, "to": edge.to, "kind": edge.kind.name() }))
         .collect();
-    json!({ "steps": steps, "edges": edges, "losing": witness.losing })
+    let missing = witness.missing.map(EdgeKind::name);
+    json!({ "steps": steps, "edges": edges, "losing": witness.losing, "missing": missing })
 }

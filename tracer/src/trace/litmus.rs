@@ -29,7 +29,8 @@ mod write;
 use std::collections::BTreeMap;
 
 use crate::event::{Batch, Setup, Tid, decode, encode};
-use crate::verdict::{Finding, RuleId, WindowKind};
+use crate::verdict::detector::detached;
+use crate::verdict::{Finding, RuleId, WindowKind, Witness};
 
 pub use expect::{Expectation, Mismatch, Place, check};
 pub use field::Problem;
@@ -79,29 +80,25 @@ impl Litmus {
 
     /// The self-contained file of one finding: its witness, its verdict expected.
     ///
-    /// Sequence numbers are given anew, because the records between the witness events are left out on purpose.
+    /// Sequence numbers and counts of words are given anew, because the records between the witness events are left out
+    /// on purpose.
     #[must_use]
     pub fn from_finding(finding: &Finding, setup: &Setup) -> Self {
-        let mut next_seq = BTreeMap::new();
-        let mut records = Vec::new();
-        let mut notes = BTreeMap::new();
-        let mut steps: Vec<_> = finding.witness.steps.iter().collect();
-        steps.sort_by_key(|step| step.event.span.hi);
-        for step in steps {
-            let mut event = step.event;
-            let seq = next_seq.entry(event.lane).or_insert(0);
-            event.seq = *seq;
-            *seq += 1;
-            if !step.note.is_empty() {
-                notes.insert(records.len(), step.note.to_owned());
-            }
-            records.push(encode(&event));
-        }
-        let watermark = records.iter().map(|raw| raw.ts_ns).max().unwrap_or_default();
+        let Witness { steps, gaps, .. } = &finding.witness;
+        let records: Vec<_> = detached(steps).iter().map(encode).collect();
+        let notes = steps.iter().enumerate().filter(|(_, step)| !step.note.is_empty());
+        let notes = notes.map(|(index, step)| (index, step.note.to_owned())).collect();
+        let ends = records.iter().map(|raw| raw.ts_ns).chain(gaps.iter().map(|gap| gap.to.0));
+        let watermark = ends.max().unwrap_or_default();
         let place = Place { vm: None, slot: None, gfn: finding.gfn };
         let rule = Some(finding.rule);
-        let expectations = vec![Expectation::Verdict { verdict: finding.verdict, rule, place }];
-        let batch = Batch { records, gaps: Vec::new(), watermark: crate::event::Nanos(watermark) };
+        let verdict = finding.verdict;
+        let expectations = vec![
+            Expectation::Verdict { verdict, rule, place, missing: finding.witness.missing },
+            Expectation::Others,
+        ];
+        let watermark = crate::event::Nanos(watermark);
+        let batch = Batch { records, gaps: gaps.clone(), watermark };
         let threads = name_threads(&batch);
         let title = format!(
             "{} {} on kernel {}\n{}",

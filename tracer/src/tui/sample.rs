@@ -425,5 +425,6 @@ fn witness() -> Witness {
             edge(1, 3, EdgeKind::RealTime),
         ],
         losing: Some(3),
+        ..Witness::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Findings: verdicts worth showing one by one, each with the evidence that makes its case.
 
 use super::{RuleId, Verdict};
-use crate::event::{Event, Gfn, Nanos, SlotId, VmId};
+use crate::event::{Event, Gap, Gfn, Nanos, SlotId, VmId};
 
 /// A verdict other than `safe`, on one page, by one rule. `lost` and `at-risk` findings are *hazards*.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ impl Finding {
     }
 }
 
-/// The smallest set of events that makes the case, in the order drawn.
+/// The smallest set of events that makes the case, in the order drawn: judged by itself it gives the same verdict, and
+/// none of its events can be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Witness {
     /// The events, earliest possible first.
@@ -48,6 +49,10 @@ pub struct Witness {
     pub edges: Vec<Edge>,
     /// Index of the step at which the page is lost.
     pub losing: Option<usize>,
+    /// Predictive findings: the kind of edge that the kernel promises on this path and that is not there.
+    pub missing: Option<EdgeKind>,
+    /// Records dropped meanwhile, without which the verdict would be another.
+    pub gaps: Vec<Gap>,
 }
 
 /// One event of a witness and what it means here.
@@ -92,6 +97,18 @@ pub enum EdgeKind {
 }
 
 impl EdgeKind {
+    /// All kinds, in reading order.
+    pub const ALL: [Self; 8] = [
+        Self::ProgramOrder,
+        Self::RealTime,
+        Self::ReadsFrom,
+        Self::SpteValue,
+        Self::MmuLock,
+        Self::SlotsLock,
+        Self::Srcu,
+        Self::FlushAck,
+    ];
+
     /// The edge in text.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -54,6 +54,8 @@ pub(crate) struct Ledger {
     /// The kept findings changed since they were last taken.
     pub is_changed: bool,
     entries: Vec<Entry>,
+    /// Places of entries whose witness may not be minimal yet.
+    unsettled: VecDeque<usize>,
     index: BTreeMap<Key, usize>,
     findings_max: usize,
     slices: VecDeque<Slice>,
@@ -75,6 +77,7 @@ impl Ledger {
             findings_total: 0,
             is_changed: false,
             entries: Vec::new(),
+            unsettled: VecDeque::new(),
             index: BTreeMap::new(),
             findings_max: findings_max as usize,
             slices: VecDeque::new(),
@@ -102,7 +105,7 @@ impl Ledger {
         self.look_alikes.add(kind, n);
     }
 
-    /// A finding. `make` is called for the first one of its key only, while there is room.
+    /// A finding. `make` is called for the first one of its key only, while there is room, and when it gets worse.
     pub fn find(
         &mut self,
         key: Key,
@@ -111,20 +114,25 @@ impl Ledger {
         proof: Proof,
         make: impl FnOnce() -> Finding,
     ) {
+        self.note_integrity(verdict, 1);
         if let Some(&place) = self.index.get(&key)
             && !self.entries[place].is_withdrawn
         {
             self.is_changed = true;
-            self.note_integrity(verdict, 1);
-            let finding = Arc::make_mut(&mut self.entries[place].finding);
+            let entry = &mut self.entries[place];
+            let finding = Arc::make_mut(&mut entry.finding);
             self.counts.take_back(finding.verdict, finding.count);
             finding.count += 1;
             finding.last = finding.last.max(at);
-            finding.verdict = finding.verdict.max(verdict);
+            if finding.verdict < verdict {
+                let Finding { verdict, sentence, witness, .. } = make();
+                (finding.verdict, finding.sentence, finding.witness) = (verdict, sentence, witness);
+                (entry.proof, entry.judged) = (proof, at);
+                self.unsettled.push_back(place);
+            }
             self.counts.add(finding.verdict, finding.count);
             return;
         }
-        self.note_integrity(verdict, 1);
         self.counts.add(verdict, 1);
         self.findings_total += 1;
         if self.findings_max <= self.entries.len() {
@@ -133,8 +141,20 @@ impl Ledger {
         }
         self.is_changed = true;
         self.index.insert(key, self.entries.len());
+        self.unsettled.push_back(self.entries.len());
         let finding = Arc::new(make());
         self.entries.push(Entry { finding, proof, judged: at, is_withdrawn: false });
+    }
+
+    /// The next finding whose witness may not be minimal yet.
+    pub fn next_unsettled(&mut self) -> Option<&mut Arc<Finding>> {
+        let entries = &self.entries;
+        while self.unsettled.front().is_some_and(|&place| entries[place].is_withdrawn) {
+            self.unsettled.pop_front();
+        }
+        let place = self.unsettled.pop_front()?;
+        self.is_changed = true;
+        Some(&mut self.entries[place].finding)
     }
 
     /// A finding that is `unknown` says that the trace contradicts a promise of the kernel.
@@ -177,7 +197,13 @@ impl Ledger {
             }
             match weakened {
                 Some(verdict) => {
-                    Arc::make_mut(&mut entry.finding).verdict = verdict;
+                    let finding = Arc::make_mut(&mut entry.finding);
+                    if finding.verdict != verdict {
+                        // The witness shows it with the gap behind its events, where it was found.
+                        let (from, to) = (entry.judged, entry.judged);
+                        finding.witness.gaps.push(Gap { from, to, ..*gap });
+                    }
+                    finding.verdict = verdict;
                     self.counts.add(verdict, n);
                 }
                 None => {

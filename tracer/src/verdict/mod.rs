@@ -1,5 +1,6 @@
 //! Verdicts: what the order of events allows one to say about a page (DESIGN.md, section 4).
 
+pub(crate) mod edges;
 pub mod finding;
 pub mod window;
 

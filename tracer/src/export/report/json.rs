@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::event::{Gap, Setup};
 use crate::outcome::Outcome;
 use crate::summary::{HISTOGRAM_BUCKETS, Harvest, Summary, VerdictCounts, WindowStats};
-use crate::verdict::{Finding, Verdict, WindowKind, Witness};
+use crate::verdict::{EdgeKind, Finding, Verdict, WindowKind, Witness};
 
 /// Version of the document; a key may be added without a new one.
 pub const DOCUMENT_VERSION: u32 = 1;
@@ -134,6 +134,8 @@ struct WitnessRow {
     steps: Vec<StepRow>,
     edges: Vec<EdgeRow>,
     losing: Option<usize>,
+    /// Predictive findings: the kind of edge the kernel promises and that is not there.
+    missing: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -343,7 +345,7 @@ impl FindingRow {
 
 impl WitnessRow {
     fn new(witness: &Witness) -> Self {
-        let Witness { steps, edges, losing } = witness;
+        let Witness { steps, edges, losing, missing, gaps: _ } = witness;
         Self {
             steps: steps
                 .iter()
@@ -361,6 +363,7 @@ impl WitnessRow {
                 .map(|edge| EdgeRow { from: edge.from, to: edge.to, kind: edge.kind.name() })
                 .collect(),
             losing: *losing,
+            missing: missing.map(EdgeKind::name),
         }
     }
 }

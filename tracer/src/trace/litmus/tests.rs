@@ -97,7 +97,7 @@ fn a_hazard_nobody_expects_is_a_mismatch() {
         count: 1,
         sentence: String::new(),
         known: None,
-        witness: crate::verdict::Witness::default(),
+        witness: Witness::default(),
     };
     summary.findings.push(std::sync::Arc::new(finding));
     assert_eq!(check(&litmus, &summary)[0].found, "lost K04 slot=0:0 gfn=0x7");

@@ -228,6 +228,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (opening.mark.ordinal, "marks the page"),

@@ -1,11 +1,13 @@
 //! Cases: findings with the records that make them.
 
-use crate::event::{Gfn, Nanos, SlotId, VmId, decode};
+use crate::event::{Gfn, Nanos, RawEvent, SlotId, VmId, decode};
 use crate::order::Ordinal;
 use crate::verdict::ledger::{Key, Proof};
-use crate::verdict::{Edge, EdgeKind, Finding, RuleId, Step, Verdict, Witness};
+use crate::verdict::{EdgeKind, Finding, RuleId, Step, Verdict, Witness};
 
-use super::Detector;
+use super::alone::Target;
+use super::slot::Slot;
+use super::{Ctx, Detector};
 
 /// A finding in the making.
 #[derive(Clone, Copy, Debug)]
@@ -18,40 +20,37 @@ pub(crate) struct Case {
     pub at: Nanos,
     pub proof: Proof,
     pub known: Option<&'static str>,
+    /// Predictive: whole in this run, and this kind of edge, which the kernel promises on the path, is not there.
+    pub missing: Option<EdgeKind>,
 }
 
 /// The records that make a case, by ordinal, and what each does in it. Those that have left the spool are left out.
 pub(crate) type Records<'a> = &'a [(Ordinal, &'static str)];
 
 impl Detector {
-    /// Reports a finding; `tell` makes its sentence and is called for the first one of its page only.
+    /// Reports a finding; `tell` makes its sentence and is called for the first one of its page, and when it gets
+    /// worse.
     pub(super) fn report(
         &mut self,
         case: Case,
         records: Records<'_>,
         tell: impl FnOnce() -> String,
     ) {
-        let vm = &self.vms[case.vm];
-        let (vm_id, slot_id) = (vm.id, case.slot.map_or(SlotId::default(), |s| vm.slots[s].id));
-        let key: Key = (case.rule, vm_id, slot_id, case.gfn);
-        let slot_origin = case.slot.and_then(|slot| vm.slots[slot].origin);
-        let vm_origin = vm.origin;
-        let Self { ledger, ctx, .. } = self;
+        let Self { ledger, ctx, vms, .. } = self;
+        let vm = &vms[case.vm];
+        let slot = case.slot.map(|slot| &vm.slots[slot]);
+        let slot_id = slot.map_or(SlotId::default(), |slot| slot.id);
+        let key: Key = (case.rule, vm.id, slot_id, case.gfn);
         ledger.find(key, case.verdict, case.at, case.proof, || {
-            let mut steps = Vec::with_capacity(records.len() + 2);
-            let context = [(vm_origin, "describes the VM"), (slot_origin, "shows the slot")];
-            for (record, note) in context {
-                steps
-                    .extend(record.and_then(|r| decode(&r).ok()).map(|event| Step { event, note }));
-            }
-            for (ordinal, note) in records {
-                if let Some(event) = ctx.spool.event(*ordinal)
-                    && !steps.iter().any(|step: &Step| step.event == event)
-                {
-                    steps.push(Step { event, note });
-                }
-            }
-            finding(case, (vm_id, slot_id), steps, tell(), ctx.epsilon_ns)
+            let origins = slot.map(|slot| [slot.shown_first, slot.origin]);
+            let origins = origins.into_iter().flatten().flatten();
+            let context: Vec<RawEvent> = vm.origin.into_iter().chain(origins).collect();
+            let Case { rule, verdict, gfn, .. } = case;
+            let target = Target { rule, verdict, vm: vm.id, slot: slot_id, gfn };
+            let (steps, gaps) =
+                ctx.sufficient(named(ctx, vm.origin, slot, records), &context, target);
+            let witness = Witness { gaps, ..ctx.drawn(steps, &case) };
+            finding(case, (vm.id, slot_id), tell(), witness)
         });
         self.note_worst(case);
     }
@@ -65,17 +64,34 @@ impl Detector {
     }
 }
 
-fn finding(
-    case: Case,
-    (vm, slot): (VmId, SlotId),
-    mut steps: Vec<Step>,
-    sentence: String,
-    epsilon_ns: u64,
-) -> Finding {
-    steps.sort_by_key(|step| (step.event.span.hi, step.event.lane.cpu, step.event.seq));
-    let losing = (!steps.is_empty()).then(|| steps.len() - 1);
-    let edges = edges(&steps, epsilon_ns);
-    let witness = Witness { steps, edges, losing };
+/// The steps that the rule names, and what describes their VM and slot.
+fn named(
+    ctx: &Ctx,
+    vm_origin: Option<RawEvent>,
+    slot: Option<&Slot>,
+    records: Records<'_>,
+) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::with_capacity(records.len() + 2);
+    let slot_origin = slot.and_then(|slot| slot.origin);
+    for (record, note) in [(vm_origin, "describes the VM"), (slot_origin, "shows the slot")] {
+        let event = record.and_then(|record| decode(&record).ok());
+        steps.extend(event.map(|event| Step { event, note }));
+    }
+    for (ordinal, note) in records {
+        if let Some(event) = ctx.spool.event(*ordinal)
+            && !steps.iter().any(|step| step.event == event)
+        {
+            steps.push(Step { event, note });
+        }
+    }
+    steps
+}
+
+fn finding(case: Case, (vm, slot): (VmId, SlotId), tell: String, witness: Witness) -> Finding {
+    let sentence = match case.missing {
+        Some(kind) => format!("{tell} (missing edge: {})", kind.name()),
+        None => tell,
+    };
     Finding {
         verdict: case.verdict,
         rule: case.rule,
@@ -89,24 +105,4 @@ fn finding(
         known: case.known,
         witness,
     }
-}
-
-/// What orders the steps: the step before in the same thread, and the last step of any other thread that real time
-/// puts before.
-fn edges(steps: &[Step], epsilon_ns: u64) -> Vec<Edge> {
-    let mut edges = Vec::new();
-    for (to, step) in steps.iter().enumerate() {
-        let earlier = || steps[..to].iter().enumerate().rev();
-        if let Some((from, _)) = earlier().find(|(_, other)| other.event.tid == step.event.tid) {
-            edges.push(Edge { from, to, kind: EdgeKind::ProgramOrder });
-        }
-        let before = earlier().find(|(_, other)| {
-            other.event.tid != step.event.tid
-                && other.event.span.is_before(step.event.span, epsilon_ns)
-        });
-        if let Some((from, _)) = before {
-            edges.push(Edge { from, to, kind: EdgeKind::RealTime });
-        }
-    }
-    edges
 }

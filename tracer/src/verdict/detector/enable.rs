@@ -155,6 +155,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (page.changed.ordinal(self.ctx.spool.newest()), "made the page writable"),
@@ -236,6 +237,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::NoFlush,
             known: is_known.then_some(ENABLE_WITHOUT_FLUSH),
+            missing: None,
         };
         let records = [
             (ioctl.ordinal, "begins to turn logging on"),
@@ -305,6 +307,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let id = self.vms[vm].slots[slot].id;
         let records = [(mark, "marks the page"), (at.ordinal, "drops the bitmap")];
@@ -362,6 +365,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [(mark, "marks the page after the last GET"), (at.ordinal, "clears the bit")];
         self.report(case, &records, || {

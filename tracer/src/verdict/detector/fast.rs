@@ -8,7 +8,7 @@
 use crate::event::{EventKind, Span};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
 use super::slot::Opening;
@@ -185,6 +185,7 @@ impl Detector {
             at: opening.store.hi,
             proof: Proof::Absence,
             known: None,
+            missing: Some(EdgeKind::ProgramOrder),
         };
         let records = [
             (opening.mark.ordinal, "marks the page, whose SPTE is still closed"),
@@ -193,7 +194,7 @@ impl Detector {
         self.report(case, &records, || {
             format!(
                 "gfn {gfn}: a lockless fault marked before it made the page writable; no harvest came in between \
-                 this time (missing edge: program-order)"
+                 this time"
             )
         });
     }

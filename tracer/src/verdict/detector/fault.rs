@@ -6,7 +6,7 @@
 use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
-use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
 use super::slot::Opening;
@@ -340,6 +340,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: (verdict == Verdict::AtRisk).then_some(EdgeKind::ProgramOrder),
         };
         let mut records = vec![
             (taken, "took the bit"),
@@ -397,6 +398,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Values,
             known: None,
+            missing: None,
         };
         let records =
             [(mark.ordinal, "marks one page"), (at.ordinal, "makes a huge page writable")];

@@ -3,7 +3,7 @@
 use crate::event::{EventKind, Gfn, PageRef, Spte, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::page_flag;
-use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
 use super::slot::FlushSeen;
@@ -142,10 +142,7 @@ impl Detector {
             (at.ordinal, "ends without a flush"),
         ];
         self.report_change(at, RuleId::K10, change, &records, |gfn| {
-            format!(
-                "gfn {gfn} was read-only but not flushed when another thread relied on it \
-                 (missing edge: flush-ack)"
-            )
+            format!("gfn {gfn} was read-only but not flushed when another thread relied on it")
         });
     }
 
@@ -166,6 +163,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::NoFlush,
             known: None,
+            missing: Some(EdgeKind::FlushAck),
         };
         self.report(case, records, || tell(change.gfn));
     }
@@ -211,10 +209,7 @@ impl Detector {
         let records =
             [(change.ordinal, "zaps a writable SPTE"), (at.ordinal, "ends without a flush")];
         self.report_change(at, RuleId::K12, change, &records, |gfn| {
-            format!(
-                "gfn {gfn} was zapped while writable and its bracket ended without a flush \
-                 (missing edge: flush-ack)"
-            )
+            format!("gfn {gfn} was zapped while writable and its bracket ended without a flush")
         });
     }
 

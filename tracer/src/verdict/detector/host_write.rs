@@ -4,7 +4,7 @@ use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
 use super::thread::PendingMark;
@@ -99,12 +99,11 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Values,
             known: None,
+            missing: Some(EdgeKind::ProgramOrder),
         };
         let records =
             [(mark, "marks the page, whose bytes are still old"), (at.ordinal, "writes the page")];
-        self.report(case, &records, || {
-            format!("gfn {gfn} was marked before the host wrote it (missing edge: program-order)")
-        });
+        self.report(case, &records, || format!("gfn {gfn} was marked before the host wrote it"));
     }
 
     /// K08: nothing in the bracket marked the page.
@@ -133,6 +132,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: (verdict == Verdict::AtRisk).then_some(EdgeKind::ProgramOrder),
         };
         let records = [(taken, "took the bit"), (at.ordinal, "writes the page, marks nothing")];
         self.report(case, &records, || format!("the host wrote gfn {gfn} and marked nothing"));

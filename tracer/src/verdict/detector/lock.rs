@@ -38,6 +38,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (opening.mark.ordinal, "marks under mmu_lock"),
@@ -83,6 +84,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (other.ordinal, "harvests under mmu_lock"),

@@ -263,6 +263,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: is_known.then_some(MARK_WITHOUT_VCPU),
+            missing: None,
         };
         let records = [(at.ordinal, "marks the page; nothing is recorded")];
         self.report(case, &records, || {
@@ -332,6 +333,7 @@ impl Detector {
                 at: at.event.span.hi,
                 proof: Proof::Absence,
                 known: None,
+                missing: None,
             };
             let records = [
                 (mark, "marks the page"),

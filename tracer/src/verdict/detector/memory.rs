@@ -99,6 +99,10 @@ impl Detector {
             found.npages = npages;
         }
         found.origin = Some(encode(at.event));
+        if is_moved || was_deleted {
+            found.shown_first = None;
+        }
+        found.shown_first = found.shown_first.or(found.origin);
         found.logging_shown = at.ordinal;
         found.heat.resize(HEAT_CELLS, HeatCell::default());
         if !is_logging {

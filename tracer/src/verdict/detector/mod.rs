@@ -9,6 +9,7 @@
 //! `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM;
 //! nothing grows with the trace.
 
+mod alone;
 mod beside;
 mod case;
 mod enable;
@@ -45,6 +46,7 @@ use super::page::{Page, Protection, SEVERAL_SPTES};
 use super::rule::RuleSet;
 use super::{Finding, Harvest, UnknownCause, VerdictCounts, Window, WindowStats};
 
+pub(crate) use alone::detached;
 pub(crate) use slot::Vm;
 use thread::Threads;
 
@@ -77,8 +79,10 @@ pub(crate) struct Ctx {
     pub spool: Spool,
     /// Records before this ordinal say nothing any more about pages: something was dropped since.
     pub known_since: Ordinal,
-    /// The newest gaps, as stretches of time.
-    pub gaps: slot::Recent<Span, 16>,
+    /// The newest gaps.
+    pub gaps: slot::Recent<Option<Gap>, 16>,
+    /// What witnesses are judged with; `None`: they are not.
+    pub setup: Option<Arc<Setup>>,
     pub now: Nanos,
     pub fault_is_observed: bool,
     pub fast_fault_is_observed: bool,
@@ -124,6 +128,7 @@ impl Ctx {
             spool: Spool::new(Spool::RECORDS),
             known_since: 0,
             gaps: slot::Recent::default(),
+            setup: Some(Arc::new(setup.clone())),
             now: Nanos(0),
             fault_is_observed: observes(&setup.plan, Operation::Fault),
             fast_fault_is_observed: observes(&setup.plan, Operation::FastFault),
@@ -143,19 +148,19 @@ impl Ctx {
 
     /// A gap may touch the stretch of time.
     pub fn has_gap_in(&self, span: Span) -> bool {
-        let mut gaps = self.gaps.iter();
-        gaps.any(|gap| span.lo <= gap.hi && gap.lo <= span.hi)
+        let mut gaps = self.gaps.iter().flatten();
+        gaps.any(|gap| span.lo <= gap.to && gap.from <= span.hi)
             || self.gaps.has_forgotten() && self.has_forgotten_gap_since(span.lo)
     }
 
     /// A gap may touch what came at `since` or later.
     pub fn has_gap_since(&self, since: Nanos) -> bool {
-        self.gaps.iter().any(|gap| since <= gap.hi)
+        self.gaps.iter().flatten().any(|gap| since <= gap.to)
     }
 
     /// Gaps that are no longer kept ended by the oldest that is.
     fn has_forgotten_gap_since(&self, since: Nanos) -> bool {
-        self.gaps.iter().last().is_some_and(|oldest| since <= oldest.hi)
+        self.gaps.iter().flatten().last().is_some_and(|oldest| since <= oldest.to)
     }
 
     /// A leaf entry of this level and value lets writes through unlogged.
@@ -233,7 +238,7 @@ impl Detector {
 
     /// Records are missing; called in merge order, before the record that showed it.
     pub fn gap(&mut self, gap: &Gap) {
-        self.ctx.gaps.push(Span { lo: gap.from, hi: gap.to });
+        self.ctx.gaps.push(Some(*gap));
         self.ctx.known_since = self.ctx.spool.newest() + 1;
         self.ledger.gap(gap);
     }

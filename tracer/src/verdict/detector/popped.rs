@@ -129,6 +129,7 @@ impl Detector {
             at: self.ctx.now,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let mut records = vec![
             (begin, "begins to reset the rings"),

@@ -97,6 +97,7 @@ impl Detector {
             at: self.ctx.now,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [(harvest, "is the last harvest"), (mark, "marks the page after it")];
         self.report(case, &records, || match gfn {

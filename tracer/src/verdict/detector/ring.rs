@@ -195,6 +195,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (page.mark.ordinal(newest), "pushes the page"),

@@ -89,8 +89,10 @@ pub(crate) struct Slot {
     pub overdue: u64,
     /// Ordinal of the open harvest's begin.
     pub harvest_begun: Ordinal,
-    /// The record that showed the slot, for witnesses.
+    /// The record that showed the slot last, for witnesses.
     pub origin: Option<RawEvent>,
+    /// And the first, since the slot was made or moved.
+    pub shown_first: Option<RawEvent>,
     /// Has changed since it was last published.
     pub is_changed: bool,
 }
@@ -306,6 +308,7 @@ impl Slot {
             overdue: 0,
             harvest_begun: 0,
             origin: None,
+            shown_first: None,
             is_changed: true,
         }
     }

@@ -70,6 +70,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Values,
             known: None,
+            missing: None,
         };
         let records = [(at.ordinal, "makes the page writable, its bit is clear")];
         self.report(case, &records, || {

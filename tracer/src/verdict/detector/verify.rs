@@ -4,7 +4,7 @@ use crate::event::{EventKind, Gfn, IoctlOp, Operation, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
-use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
 use super::harvest::bits;
@@ -160,6 +160,7 @@ impl Detector {
                 at: at.event.span.hi,
                 proof: Proof::NoFlush,
                 known: None,
+                missing: other.is_some().then_some(EdgeKind::FlushAck),
             };
             let mut records = vec![
                 (ioctl.ordinal, "begins to harvest"),
@@ -172,7 +173,7 @@ impl Detector {
             self.report(case, &records, || match other {
                 Some(_) => format!(
                     "gfn {gfn} was taken and write-protected; only another thread's flush came before \
-                     the return, which nothing promises (missing edge: flush-ack)"
+                     the return, which nothing promises"
                 ),
                 None => format!(
                     "gfn {gfn} was taken and write-protected, and the ioctl returned without a TLB flush"
@@ -206,6 +207,7 @@ impl Detector {
                 at: at.event.span.hi,
                 proof: Proof::NoFlush,
                 known: None,
+                missing: None,
             };
             let records = [
                 (closing, "makes the page read-only, does not flush yet"),
@@ -292,6 +294,7 @@ impl Detector {
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,
+            missing: None,
         };
         let records = [
             (opened, "made the page writable"),
