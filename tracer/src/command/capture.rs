@@ -340,9 +340,9 @@ impl Analysis {
             Request::Look(range) => self.range = Some(range),
             Request::LookAway => self.range = None,
             Request::Unfollow
-            | Request::Play
-            | Request::Pause
-            | Request::Speed(_)
+            | Request::PlayOrPause
+            | Request::Faster
+            | Request::Slower
             | Request::Seek(_) => {}
         }
         self.follower.ask(request);

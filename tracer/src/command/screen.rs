@@ -73,6 +73,8 @@ struct Exporter {
 
 impl tui::Host for Exporter {
     fn export(&mut self, finding: &Finding, format: ExportFormat) -> Result<String, String> {
+        #[cfg(debug_assertions)]
+        panic_if_asked();
         let gfn = finding.gfn.map_or(String::from("slot"), |gfn| gfn.to_string());
         let stem = format!("{}-{gfn}-{}", finding.rule.name().to_lowercase(), finding.first.0);
         let (name, text) = match format {
@@ -83,5 +85,20 @@ impl tui::Host for Exporter {
         };
         std::fs::write(&name, text).map_err(|error| format!("write {name}: {error}"))?;
         Ok(name)
+    }
+}
+
+/// Only in builds for tests: `KVMDIRTY_TEST_PANIC=screen` makes an export panic, `=thread` a thread beside the screen,
+/// so that what becomes of the terminal can be looked at.
+#[cfg(debug_assertions)]
+fn panic_if_asked() {
+    match env::var("KVMDIRTY_TEST_PANIC").as_deref() {
+        Ok("screen") => panic!("asked to panic on the screen's thread"),
+        Ok("thread") => {
+            let thread = std::thread::spawn(|| panic!("asked to panic beside the screen"));
+            // Its panic is the wanted result, and has been reported by the hook.
+            let _ = thread.join();
+        }
+        Ok(_) | Err(_) => {}
     }
 }

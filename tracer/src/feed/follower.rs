@@ -41,9 +41,9 @@ impl Follower {
             Request::Unfollow => self.journey = None,
             Request::Look(_)
             | Request::LookAway
-            | Request::Play
-            | Request::Pause
-            | Request::Speed(_)
+            | Request::PlayOrPause
+            | Request::Faster
+            | Request::Slower
             | Request::Seek(_) => {}
         }
     }

@@ -74,6 +74,8 @@ pub enum Stage {
         done: u64,
         /// Of how many.
         total: u64,
+        /// Seconds it may still take, once there is something to tell them by.
+        left_s: Option<u64>,
     },
     /// Nothing more will come, and why: `the VMM has exited`.
     Ended(String),
@@ -178,12 +180,12 @@ pub enum Request {
     Look(PageRange),
     /// Stop doing so.
     LookAway,
-    /// Let time run (replay).
-    Play,
-    /// Stop time (replay).
-    Pause,
-    /// Percent of real time (replay).
-    Speed(u32),
+    /// Let time run, or stop it (replay).
+    PlayOrPause,
+    /// Double the speed (replay).
+    Faster,
+    /// Halve the speed (replay).
+    Slower,
     /// Go to a point (replay).
     Seek(Seek),
 }
@@ -374,7 +376,7 @@ mod tests {
         let last = feed.newest().expect("published after the first");
         assert_eq!(last.stage, Stage::Ended(String::from("x")));
         assert!(feed.newest().is_none());
-        feed.send(Request::Play);
+        feed.send(Request::PlayOrPause);
     }
 
     #[test]

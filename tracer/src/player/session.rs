@@ -25,6 +25,9 @@ const SLICE: Duration = Duration::from_millis(20);
 /// Longest wait while nothing is to be done; a request ends it at once.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// Speeds, in percent of real time.
+const SPEED_PERCENT: std::ops::RangeInclusive<u32> = 1..=100_000;
+
 /// Windows one can step to; more are thinned.
 const WINDOWS_MAX: usize = 1 << 20;
 
@@ -36,7 +39,7 @@ pub fn play<T: Tape>(
     setup: Setup,
     facts: Facts,
 ) -> (Feed, JoinHandle<Option<Arc<Summary>>>) {
-    let stage = Stage::Loading { done: 0, total: tape.progress().1 };
+    let stage = Stage::Loading { done: 0, total: tape.progress().1, left_s: None };
     let first = Snapshot { stage, playback: Some(Playback::default()), ..Snapshot::default() };
     let (publisher, feed) = feed::channel(Arc::new(setup.clone()), facts, first);
     let player = Player::new(tape, setup, publisher);
@@ -57,6 +60,7 @@ pub struct Player<T: Tape> {
     range: Option<PageRange>,
     trouble: Option<String>,
     loaded: Loaded,
+    started: Instant,
 }
 
 /// What the player is busy with.
@@ -95,6 +99,7 @@ impl<T: Tape> Player<T> {
             range: None,
             trouble: None,
             loaded: Loaded::default(),
+            started: now(),
         }
     }
 
@@ -248,15 +253,16 @@ impl<T: Tape> Player<T> {
                 }
             }
             Request::LookAway => self.range = None,
-            Request::Speed(percent) => self.playback.speed_percent = percent,
+            Request::Faster => self.speed_up(2, 1),
+            Request::Slower => self.speed_up(1, 2),
             _ if self.task == Task::Load => {}
-            Request::Play => self.start_playing(),
-            Request::Pause => {
+            Request::PlayOrPause if self.playback.is_playing => {
                 self.playback.is_playing = false;
                 if let Task::Play { .. } = self.task {
                     self.task = Task::Rest;
                 }
             }
+            Request::PlayOrPause => self.start_playing(),
             Request::Seek(seek) => {
                 if let Some(target) = self.target(seek) {
                     self.playback.is_seeking = true;
@@ -264,6 +270,11 @@ impl<T: Tape> Player<T> {
                 }
             }
         }
+    }
+
+    fn speed_up(&mut self, by: u32, over: u32) {
+        let percent = self.playback.speed_percent.saturating_mul(by) / over;
+        self.playback.speed_percent = percent.clamp(*SPEED_PERCENT.start(), *SPEED_PERCENT.end());
     }
 
     fn start_playing(&mut self) {
@@ -293,7 +304,12 @@ impl<T: Tape> Player<T> {
             (Some(trouble), _) => Stage::Ended(trouble.clone()),
             (None, Task::Load) => {
                 let (done, total) = self.deck.progress();
-                Stage::Loading { done, total }
+                let passed_ms = now().duration_since(self.started).as_millis();
+                let left_ms = passed_ms * u128::from(total.saturating_sub(done));
+                // The first moments say little about the rest.
+                let left_s = left_ms.checked_div(u128::from(done)).filter(|_| 500 < passed_ms);
+                let left_s = left_s.and_then(|ms| u64::try_from(ms.div_ceil(1000)).ok());
+                Stage::Loading { done, total, left_s }
             }
             (None, Task::Seek(_) | Task::Play { .. } | Task::Rest) => Stage::Running,
         };
@@ -472,8 +488,8 @@ mod tests {
     fn time_runs_at_the_speed_asked_for_and_stops_at_the_end() {
         let (mut player, _feed) = loaded();
         ask(&mut player, Request::Seek(Seek::Begin));
-        ask(&mut player, Request::Speed(200));
-        ask(&mut player, Request::Play);
+        ask(&mut player, Request::Faster);
+        ask(&mut player, Request::PlayOrPause);
         player.task = Task::Play { since: now() - Duration::from_millis(300) };
         player.work().expect("memory");
         let moved = player.playback.position.0 - 1_000_000_000;
@@ -487,7 +503,7 @@ mod tests {
     #[test]
     fn play_at_the_end_begins_again() {
         let (mut player, _feed) = loaded();
-        ask(&mut player, Request::Play);
+        ask(&mut player, Request::PlayOrPause);
         assert_eq!(player.playback.position, player.playback.begin);
         assert!(matches!(player.task, Task::Play { .. }));
     }

@@ -250,6 +250,17 @@ const fn useful(model: &Model) -> &'static [Wish] {
     }
 }
 
+/// The keys behind one event: terminals send Alt and a key as Escape and the key, so that the two typed quickly cannot
+/// be told from it. Nothing here is bound to Alt.
+#[must_use]
+pub fn apart(event: KeyEvent) -> (Option<KeyEvent>, KeyEvent) {
+    if !event.modifiers.contains(KeyModifiers::ALT) {
+        return (None, event);
+    }
+    let escape = KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE);
+    (Some(escape), KeyEvent { modifiers: event.modifiers - KeyModifiers::ALT, ..event })
+}
+
 /// The message a key means now, if any.
 #[must_use]
 pub fn message(event: KeyEvent, model: &Model) -> Option<Msg> {
@@ -319,6 +330,15 @@ mod tests {
             let key = Key::Plain(code);
             assert!(BINDINGS.iter().any(|binding| binding.keys.contains(&key)), "{code:?}");
         }
+    }
+
+    #[test]
+    fn escape_and_a_key_typed_quickly_are_two_keys() {
+        let alt = KeyEvent::new(KeyCode::Char('e'), KeyModifiers::ALT);
+        let (escape, key) = apart(alt);
+        assert_eq!(escape.map(|event| event.code), Some(KeyCode::Esc));
+        assert_eq!(key, KeyEvent::new(KeyCode::Char('e'), KeyModifiers::NONE));
+        assert_eq!(apart(key), (None, key));
     }
 
     #[test]

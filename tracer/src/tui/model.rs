@@ -50,6 +50,8 @@ pub struct Model {
     pub prompt: Option<Prompt>,
     /// Said once, in the last line, until the next key.
     pub notice: Option<String>,
+    /// The moment a replay is on its way to.
+    pub heading: Option<Nanos>,
     /// A replay is on its way to a hazard, which is selected when it is there.
     pub is_arriving: bool,
 }
@@ -324,6 +326,7 @@ impl Model {
             filter: String::new(),
             prompt: None,
             notice: None,
+            heading: None,
             is_arriving: false,
         }
     }

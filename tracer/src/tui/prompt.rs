@@ -1,12 +1,11 @@
 //! The line being typed: a filter, a gfn, a time.
 
 use crate::event::{Gfn, Nanos};
-use crate::feed::Seek;
 use crate::tui::figures;
 use crate::tui::model::{Model, Prompt, PromptKind};
 use crate::tui::msg::{Effect, Typed};
 use crate::tui::open::follow;
-use crate::tui::travel::seek;
+use crate::tui::travel::go_to_time;
 
 /// Opens the line.
 pub fn open(model: &mut Model, kind: PromptKind) {
@@ -75,7 +74,7 @@ fn accept(model: &mut Model, kind: PromptKind, text: &str) -> Option<Effect> {
             if target.is_none() {
                 model.notice = Some(format!("{text:?} is no time: write 12.5, 1:02.5 or 40%"));
             }
-            target.map(|time| seek(Seek::Time(time)))
+            target.map(|time| go_to_time(model, time))
         }
     }
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossterm::event::{self, Event as TerminalEvent, KeyEventKind, MouseEventKind};
+use crossterm::event::{
+    self, Event as TerminalEvent, KeyEvent, KeyEventKind, MouseEvent, MouseEventKind,
+};
 use thiserror::Error;
 
 use crate::feed::Feed;
@@ -141,32 +143,20 @@ impl Loop {
     /// Takes every event that waits, then draws once: a held key must not queue up frames.
     fn take_events(&mut self) -> Result<Next, TuiError> {
         loop {
-            let msg = match event::read().map_err(TuiError::Keys)? {
+            let next = match event::read().map_err(TuiError::Keys)? {
                 TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => {
-                    keys::message(key, &self.model)
+                    self.take_key(key)?
                 }
-                TerminalEvent::Resize(columns, rows) => Some(Msg::Resize(columns, rows)),
-                TerminalEvent::Mouse(mouse) => match mouse.kind {
-                    MouseEventKind::ScrollDown => Some(Msg::Scroll(3)),
-                    MouseEventKind::ScrollUp => Some(Msg::Scroll(-3)),
-                    MouseEventKind::Down(_) => {
-                        crate::tui::view::click(&self.model, mouse.column, mouse.row)
-                    }
-                    MouseEventKind::Up(_)
-                    | MouseEventKind::Drag(_)
-                    | MouseEventKind::Moved
-                    | MouseEventKind::ScrollLeft
-                    | MouseEventKind::ScrollRight => None,
-                },
+                TerminalEvent::Resize(columns, rows) => {
+                    self.take(Some(Msg::Resize(columns, rows)))?
+                }
+                TerminalEvent::Mouse(mouse) => self.take(self.mouse(mouse))?,
                 TerminalEvent::Key(_)
                 | TerminalEvent::FocusGained
                 | TerminalEvent::FocusLost
-                | TerminalEvent::Paste(_) => None,
+                | TerminalEvent::Paste(_) => Next::Continue,
             };
-            if let Some(msg) = msg
-                && let Some(effect) = update(&mut self.model, msg)
-                && self.effect(effect)? == Next::End
-            {
+            if next == Next::End {
                 return Ok(Next::End);
             }
             if !event::poll(Duration::ZERO).map_err(TuiError::Keys)? {
@@ -175,6 +165,37 @@ impl Loop {
         }
         self.draw()?;
         Ok(Next::Continue)
+    }
+
+    fn take_key(&mut self, key: KeyEvent) -> Result<Next, TuiError> {
+        let (escape, key) = keys::apart(key);
+        let msg = escape.and_then(|escape| keys::message(escape, &self.model));
+        if self.take(msg)? == Next::End {
+            return Ok(Next::End);
+        }
+        self.take(keys::message(key, &self.model))
+    }
+
+    fn mouse(&self, mouse: MouseEvent) -> Option<Msg> {
+        match mouse.kind {
+            MouseEventKind::ScrollDown => Some(Msg::Scroll(3)),
+            MouseEventKind::ScrollUp => Some(Msg::Scroll(-3)),
+            MouseEventKind::Down(_) => {
+                crate::tui::view::click(&self.model, mouse.column, mouse.row)
+            }
+            MouseEventKind::Up(_)
+            | MouseEventKind::Drag(_)
+            | MouseEventKind::Moved
+            | MouseEventKind::ScrollLeft
+            | MouseEventKind::ScrollRight => None,
+        }
+    }
+
+    fn take(&mut self, msg: Option<Msg>) -> Result<Next, TuiError> {
+        match msg.and_then(|msg| update(&mut self.model, msg)) {
+            Some(effect) => self.effect(effect),
+            None => Ok(Next::Continue),
+        }
     }
 
     fn effect(&mut self, effect: Effect) -> Result<Next, TuiError> {

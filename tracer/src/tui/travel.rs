@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::event::Nanos;
 use crate::feed::{MarkKind, Request, Seek};
 use crate::tui::model::{List, Model, Overlay, Tab};
 use crate::tui::msg::Effect;
 use crate::tui::rows;
-
-/// Speeds of a replay, in percent of real time.
-const SPEED_PERCENT: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 /// Which way along a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,27 +41,21 @@ pub(super) const fn seek(seek: Seek) -> Effect {
 /// Steps to the next point of a kind, or says that there is none. Hazards go round: a recording opens at its end.
 pub(super) fn travel(model: &mut Model, way: Sideways, kind: MarkKind) -> Option<Effect> {
     let playback = model.shown.playback.as_ref()?;
-    let (position, points) = (playback.position, playback.marks.of(kind));
-    let (target, step, around, place) = match way {
-        Sideways::Left => (
-            playback.marks.previous(kind, position),
-            Seek::Previous(kind),
-            points.last(),
-            ("before", "from the end"),
-        ),
-        Sideways::Right => (
-            playback.marks.next(kind, position),
-            Seek::Next(kind),
-            points.first(),
-            ("after", "from the begin"),
-        ),
+    let (position, points) = (model.heading.unwrap_or(playback.position), playback.marks.of(kind));
+    let (target, around, place) = match way {
+        Sideways::Left => {
+            (playback.marks.previous(kind, position), points.last(), ("before", "from the end"))
+        }
+        Sideways::Right => {
+            (playback.marks.next(kind, position), points.first(), ("after", "from the begin"))
+        }
     };
     let around = around.filter(|_| kind == MarkKind::Hazard).copied();
-    let effect = match (target, around) {
-        (Some(_), _) => seek(step),
+    let time = match (target, around) {
+        (Some(time), _) => time,
         (None, Some(time)) => {
             model.notice = Some(format!("{} {}", kind.name(), place.1));
-            seek(Seek::Time(time))
+            time
         }
         (None, None) => {
             model.notice = Some(format!("no {} {} this moment", kind.name(), place.0));
@@ -71,13 +63,36 @@ pub(super) fn travel(model: &mut Model, way: Sideways, kind: MarkKind) -> Option
         }
     };
     model.is_arriving = kind == MarkKind::Hazard;
-    Some(effect)
+    Some(go_to_time(model, time))
+}
+
+/// Goes to a moment. Until the player is there, steps count from it: keys may come faster than the screen.
+pub(super) fn go_to_time(model: &mut Model, time: Nanos) -> Effect {
+    model.heading = Some(time);
+    seek(Seek::Time(time))
+}
+
+/// The begin or the end.
+pub(super) fn go_to_edge(model: &mut Model, way: Sideways) -> Option<Effect> {
+    let playback = model.shown.playback.as_ref()?;
+    model.heading = Some(match way {
+        Sideways::Left => playback.begin,
+        Sideways::Right => playback.end,
+    });
+    Some(seek(match way {
+        Sideways::Left => Seek::Begin,
+        Sideways::Right => Seek::End,
+    }))
 }
 
 /// Selects the hazard that was travelled to, and opens it if another one was open.
 pub(super) fn arrive(model: &mut Model) {
     let Some(playback) = &model.shown.playback else { return };
-    if !model.is_arriving || playback.is_seeking {
+    let is_there = model.heading == Some(playback.position);
+    if is_there || (playback.is_playing && !playback.is_seeking) {
+        model.heading = None;
+    }
+    if !model.is_arriving || model.heading.is_some() {
         return;
     }
     model.is_arriving = false;
@@ -121,16 +136,4 @@ pub(super) fn hazard(model: &mut Model, way: Sideways) -> Option<Effect> {
         model.overlays.push(Overlay::Finding { finding, scroll: 0 });
     }
     None
-}
-
-pub(super) fn toggle_play(model: &Model) -> Option<Effect> {
-    let playback = model.shown.playback.as_ref()?;
-    Some(Effect::Ask(if playback.is_playing { Request::Pause } else { Request::Play }))
-}
-
-pub(super) fn speed(model: &Model, change: impl Fn(u32) -> u32) -> Option<Effect> {
-    let playback = model.shown.playback.as_ref()?;
-    let percent =
-        change(playback.speed_percent).clamp(*SPEED_PERCENT.start(), *SPEED_PERCENT.end());
-    Some(Effect::Ask(Request::Speed(percent)))
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::feed::{Request, Seek, Snapshot};
+use crate::feed::{Request, Snapshot};
 use crate::tui::model::{Direction, Flow, List, Model, Overlay, PromptKind, Shades, Sort, Tab};
 use crate::tui::msg::{Effect, ExportFormat, Msg, Wish};
 use crate::tui::open;
 use crate::tui::prompt;
 use crate::tui::rows;
 use crate::tui::scroll;
-use crate::tui::travel::{Sideways, arrive, hazard, seek, speed, toggle_play, travel};
+use crate::tui::travel::{Sideways, arrive, go_to_edge, hazard, travel};
 use crate::verdict::Finding;
 
 /// Takes one message.
@@ -124,13 +124,13 @@ fn grant(model: &mut Model, wish: Wish) -> Option<Effect> {
         Wish::ExportLitmus => return export(model, ExportFormat::Litmus),
         Wish::ExportJson => return export(model, ExportFormat::Json),
         Wish::Copy => return copy(model),
-        Wish::TogglePlay => return toggle_play(model),
-        Wish::Faster => return speed(model, |percent| percent.saturating_mul(2)),
-        Wish::Slower => return speed(model, |percent| percent / 2),
+        Wish::TogglePlay => return Some(Effect::Ask(Request::PlayOrPause)),
+        Wish::Faster => return Some(Effect::Ask(Request::Faster)),
+        Wish::Slower => return Some(Effect::Ask(Request::Slower)),
         Wish::StepForward(kind) => return travel(model, Sideways::Right, kind),
         Wish::StepBack(kind) => return travel(model, Sideways::Left, kind),
-        Wish::SeekBegin => return Some(seek(Seek::Begin)),
-        Wish::SeekEnd => return Some(seek(Seek::End)),
+        Wish::SeekBegin => return go_to_edge(model, Sideways::Left),
+        Wish::SeekEnd => return go_to_edge(model, Sideways::Right),
     }
     None
 }
@@ -248,7 +248,9 @@ fn sort(model: &mut Model) {
 
 /// The finding a key acts on: the open one, else the selected one.
 fn current(model: &Model) -> Option<Arc<Finding>> {
-    match model.overlays.last() {
+    // A rule's page is of the finding below it.
+    let on_top = model.overlays.iter().rev().find(|one| !matches!(one, Overlay::Rule { .. }));
+    match on_top {
         Some(Overlay::Finding { finding, .. }) => Some(Arc::clone(finding)),
         Some(Overlay::Range { range, selected }) => {
             let cell = range.cell(*selected as u64);
@@ -294,9 +296,10 @@ fn copy(model: &mut Model) -> Option<Effect> {
 mod tests {
     use super::*;
     use crate::event::{Gfn, Nanos};
-    use crate::feed::MarkKind;
+    use crate::feed::{MarkKind, Seek};
     use crate::tui::msg::{Step, Typed};
     use crate::tui::sample::{VM, after, busy, empty, replay, us, with};
+    use crate::tui::travel::seek;
     use crate::verdict::{RuleId, Verdict};
 
     fn ask(model: &mut Model, wish: Wish) -> Option<Effect> {
@@ -409,17 +412,19 @@ mod tests {
 
     #[test]
     fn a_replay_steps_and_says_where_nothing_is_left() {
+        let at = |time| Some(seek(Seek::Time(us(time))));
         let mut model = replay();
-        let next = ask(&mut model, Wish::StepForward(MarkKind::Harvest));
-        assert_eq!(next, Some(seek(Seek::Next(MarkKind::Harvest))));
-        let around = ask(&mut model, Wish::NextHazard);
-        assert_eq!(around, Some(seek(Seek::Time(us(1_200_000)))));
+        // The second step does not wait until the first is on screen.
+        assert_eq!(ask(&mut model, Wish::StepForward(MarkKind::Harvest)), at(1_600_000));
+        assert_eq!(ask(&mut model, Wish::StepForward(MarkKind::Harvest)), at(1_800_000));
+        assert_eq!(ask(&mut model, Wish::NextHazard), at(1_200_000));
         assert_eq!(model.notice.as_deref(), Some("hazard from the begin"));
-        let back = ask(&mut model, Wish::PreviousHazard);
-        assert_eq!(back, Some(seek(Seek::Previous(MarkKind::Hazard))));
-        assert_eq!(ask(&mut model, Wish::TogglePlay), Some(Effect::Ask(Request::Pause)));
-        assert_eq!(ask(&mut model, Wish::Faster), Some(Effect::Ask(Request::Speed(100))));
-        assert_eq!(ask(&mut model, Wish::Slower), Some(Effect::Ask(Request::Speed(25))));
+        assert_eq!(ask(&mut model, Wish::SeekEnd), Some(seek(Seek::End)));
+        assert_eq!(ask(&mut model, Wish::PreviousHazard), at(1_200_000));
+        assert_eq!(ask(&mut model, Wish::SeekBegin), Some(seek(Seek::Begin)));
+        assert_eq!(ask(&mut model, Wish::StepBack(MarkKind::Harvest)), None);
+        assert_eq!(model.notice.as_deref(), Some("no harvest before this moment"));
+        assert_eq!(ask(&mut model, Wish::Faster), Some(Effect::Ask(Request::Faster)));
     }
 
     #[test]

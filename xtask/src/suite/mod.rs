@@ -1,8 +1,10 @@
 //! `cargo xtask test`: runs everything this machine can run, and says what it could not.
 
+mod dashboard;
 mod needs;
 mod report;
 mod steps;
+mod terminal;
 mod traced;
 
 use std::{process::ExitCode, time::Instant};

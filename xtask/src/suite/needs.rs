@@ -17,6 +17,8 @@ pub enum Need {
     Kvm,
     /// Permission to load BPF programs, and types to load them with.
     Bpf,
+    /// A terminal without a person.
+    Tmux,
 }
 
 /// Why a step cannot run here, and what would make it run.
@@ -53,6 +55,9 @@ impl Need {
                 )
             }
             Self::Bpf => bpf(),
+            Self::Tmux => tools::tmux::Tmux::find()
+                .map(drop)
+                .map_err(because("install tmux, or give the machine access to a Debian mirror")),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{needs::Need, report::Tally, traced};
+use super::{dashboard, needs::Need, report::Tally, traced};
 use crate::{
     ebpf,
     lab::{
@@ -26,11 +26,22 @@ pub struct Step {
 }
 
 /// Every step, cheap ones first.
-pub const STEPS: [Step; 15] = [
+pub const STEPS: [Step; 18] = [
     Step { name: "format", needs: &[], action: format },
     Step { name: "house style", needs: &[], action: house_style },
     Step { name: "lints", needs: &[], action: lints },
     Step { name: "unit and integration tests", needs: &[], action: cargo_tests },
+    Step {
+        name: "dashboard of a recording",
+        needs: &[Need::Tmux],
+        action: dashboard::of_a_recording,
+    },
+    Step { name: "dashboard of a hazard", needs: &[Need::Tmux], action: dashboard::of_a_hazard },
+    Step {
+        name: "dashboard of a live guest",
+        needs: &[Need::Kvm, Need::Bpf, Need::Tmux],
+        action: dashboard::of_a_live_guest,
+    },
     Step { name: "BPF object", needs: &[Need::ProbeToolchain], action: bpf_object },
     Step { name: "traced here, mode get", needs: LIVE, action: || traced::on_this_host("get") },
     Step {

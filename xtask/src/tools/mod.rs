@@ -7,6 +7,7 @@ pub mod pahole;
 pub mod private;
 pub mod qemu;
 pub mod rust_src;
+pub mod tmux;
 
 use std::fs::File;
 

@@ -65,7 +65,7 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
             // A zero would claim that nothing happened.
             Evidence::None => spans.push(Span::styled("     - not observed", palette.quiet())),
             Evidence::Nearest if is_silent => {
-                spans.push(Span::styled("     - seen by traces only", palette.quiet()));
+                spans.push(Span::styled("     - by traces only", palette.quiet()));
             }
             Evidence::Nearest | Evidence::Direct => {
                 let bars = bars(&columns(summary, room, field), palette.glyphs);

@@ -58,9 +58,8 @@ fn state(model: &Model) -> (String, Style) {
         return (format!("FROZEN {}", duration(behind)), palette.warning());
     }
     match &model.shown.stage {
-        Stage::Loading { done, total } => {
-            let percent = done.saturating_mul(100) / (*total).max(1);
-            (format!("reading {percent}%"), palette.warning())
+        Stage::Loading { done, total, .. } => {
+            (format!("reading {}%", percent(*done, *total)), palette.warning())
         }
         Stage::Ended(_) => (format!("ended {now}"), palette.quiet()),
         Stage::Running if model.is_replay() => (String::from("replay"), palette.text()),
@@ -219,6 +218,9 @@ pub fn playback_line(model: &Model, width: u16) -> Line<'static> {
     let Some(playback) = &model.shown.playback else { return Line::default() };
     let palette = &model.palette;
     let glyphs = palette.glyphs;
+    if let Stage::Loading { done, total, left_s } = &model.shown.stage {
+        return loading_line(model, usize::from(width), (*done, *total), *left_s);
+    }
     let (glyph, word) = match (playback.is_seeking, playback.is_playing) {
         (true, _) => (glyphs.play, "seeking"),
         (false, true) => (glyphs.play, "playing"),
@@ -254,6 +256,30 @@ pub fn playback_line(model: &Model, width: u16) -> Line<'static> {
         Span::styled(left, palette.heading()),
         Span::styled(cells.concat(), palette.chart()),
         Span::styled(right, palette.quiet()),
+    ])
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    u64::try_from(u128::from(done) * 100 / u128::from(total.max(1))).unwrap_or(100)
+}
+
+/// `reading 34%, about 3 s left [####......]`
+fn loading_line(
+    model: &Model,
+    width: usize,
+    (done, total): (u64, u64),
+    left_s: Option<u64>,
+) -> Line<'static> {
+    let glyphs = model.palette.glyphs;
+    let left = left_s.map_or_else(String::new, |left| format!(", about {left} s left"));
+    let text = format!("{} reading {}%{left} ", glyphs.play, percent(done, total));
+    let room = width.saturating_sub(text.chars().count()) as u64;
+    let filled = usize::try_from(room * percent(done, total) / 100).unwrap_or(0);
+    let empty = (room as usize).saturating_sub(filled);
+    let bar = format!("{}{}", glyphs.filled.repeat(filled), glyphs.empty.repeat(empty));
+    Line::from(vec![
+        Span::styled(text, model.palette.heading()),
+        Span::styled(bar, model.palette.chart()),
     ])
 }
 

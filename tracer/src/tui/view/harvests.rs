@@ -81,7 +81,7 @@ const TIMES: [(&str, Field); 3] = [
     ("flush", |iteration| iteration.flush_ns),
 ];
 
-/// What tracing adds to a harvest: `GET +17 us by tracing (20 us without)`.
+/// What tracing adds to a harvest: `GET +17 us on 20 us by tracing`.
 #[must_use]
 pub fn added(model: &Model) -> Option<String> {
     Some(match model.shown.overhead?.harvest? {
@@ -91,7 +91,7 @@ pub fn added(model: &Model) -> Option<String> {
                 None => ("-", untraced_ns - traced_ns),
             };
             let without = duration(untraced_ns);
-            format!("{} {sign}{} by tracing ({without} without)", ioctl_short(op), duration(by))
+            format!("{} {sign}{} on {without} by tracing", ioctl_short(op), duration(by))
         }
         HarvestCost::AtLeast { per_harvest_ns } => {
             format!("at least {} of each by tracing", duration(per_harvest_ns))

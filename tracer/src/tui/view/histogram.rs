@@ -22,7 +22,14 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for kind in WindowKind::ALL {
         let stats = model.shown.summary.windows(kind);
-        lines.push(heading(model, &format!("{}: {}", kind.name(), meaning(kind)), width));
+        let counts = format!(
+            "{} closed, {} open, {} with a harvest inside",
+            short(stats.closed),
+            short(stats.open),
+            short(stats.with_harvest)
+        );
+        lines.push(heading(model, &format!("{}: {counts}", kind.name()), width));
+        lines.push(Line::styled(format!("  {}", meaning(kind)), model.palette.quiet()));
         lines.extend(kind_lines(model, kind, stats));
     }
     lines
@@ -44,14 +51,11 @@ fn kind_lines(model: &Model, kind: WindowKind, stats: &WindowStats) -> Vec<Line<
     };
     let longest = stats.longest.first().and_then(Window::open_for_ns);
     let mut lines = vec![Line::raw(format!(
-        "  p50 < {}  p90 < {}  p99 < {}  longest {}; {} closed, {} open, {} harvested",
+        "  p50 < {}  p90 < {}  p99 < {}  longest {}",
         at(50),
         at(90),
         at(99),
         longest.map_or_else(|| String::from("-"), duration),
-        short(stats.closed),
-        short(stats.open),
-        short(stats.with_harvest),
     ))];
     // The buckets that hold anything, with one empty neighbour on each side.
     let used = |&n: &u64| 0 < n;
@@ -114,27 +118,27 @@ mod tests {
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging for 2.4 s
-        ─ fast-fault: writable until marked, without mmu_lock ──────────────────────────
-          p50 < 512 ns  p90 < 1.0 us  p99 < 1.0 us  longest 31 us; 123k closed, 2 open,
+        ─ fast-fault: 123k closed, 2 open, 3 with a harvest inside ─────────────────────
+          writable until marked, without mmu_lock
+          p50 < 512 ns  p90 < 1.0 us  p99 < 1.0 us  longest 31 us
             ██
             ██
             ██▆▆        ▁▁
           128 ns    4.0 us
-        ─ host-write: written by the host until marked ─────────────────────────────────
+        ─ host-write: 0 closed, 0 open, 0 with a harvest inside ────────────────────────
+          written by the host until marked
           not seen on this plan: host-write is not observed directly
-        ─ slow-fault: marked until writable, inside mmu_lock ───────────────────────────
+        ─ slow-fault: 0 closed, 0 open, 0 with a harvest inside ────────────────────────
+          marked until writable, inside mmu_lock
           none has closed
-        ─ tlb: write-protected until flushed ───────────────────────────────────────────
-          p50 < 262 us  p90 < 262 us  p99 < 262 us  longest -; 12 closed, 0 open, 0 harv
+        ─ tlb: 12 closed, 0 open, 0 with a harvest inside ──────────────────────────────
+          write-protected until flushed
+          p50 < 262 us  p90 < 262 us  p99 < 262 us  longest -
             ██
             ██
             ██
-          65 us
-
-
-
         dropped 0 · gaps 0 · 4 rules off · cpu: probe 3.1% tool 1.2% max 25%
-        Esc back  y copy  ? help  space freeze
+        j 1 more line  Esc back  y copy  ? help  space freeze
         "#);
     }
 }

@@ -123,9 +123,9 @@ fn shades_text(model: &Model) -> String {
     match (model.memory.shades, earlier(model)) {
         (Shades::Rate, Some(earlier)) => {
             let lately = moment(model.shown.summary.now.since(earlier.now));
-            format!("{name}, pages per second in the last {lately}")
+            format!("{name}, pages/s in the last {lately}")
         }
-        (Shades::Rate, None) => format!("{name}, mean pages per second"),
+        (Shades::Rate, None) => format!("{name}, mean pages/s"),
         (Shades::Harvested | Shades::Opened | Shades::Windows | Shades::Verdict, _) => {
             name.to_owned()
         }
@@ -241,7 +241,7 @@ mod tests {
     fn without_slots_there_is_no_map() {
         let text = screen(&after(empty(), &[Wish::GoTo(Tab::Memory)]), 80, 24);
         assert_snapshot!(text.lines().skip(2).take(2).collect::<Vec<_>>().join("\n"), @r#"
-        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────
+        ─ guest memory, shaded by dirty rate, mean pages/s (s changes) ─────────────────
         no memslot has been seen yet
         "#);
     }
@@ -253,7 +253,7 @@ mod tests {
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging for 2.4 s
-        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────
+        ─ guest memory, shaded by dirty rate, mean pages/s (s changes) ─────────────────
         slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 3940/s
                  0x0  ·░+░▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████
              0x10000  ████████████████████████████████████····························
@@ -313,7 +313,7 @@ mod tests {
         let model = after(busy(), &[Wish::GoTo(Tab::Memory)]);
         let text = screen(&model, 160, 30);
         assert_snapshot!(text.lines().skip(2).take(6).collect::<Vec<_>>().join("\n"), @r#"
-        ─ guest memory, shaded by dirty rate, mean pages per second (s changes) ────────────────────────────────────────────────────────────────────────────────────────
+        ─ guest memory, shaded by dirty rate, mean pages/s (s changes) ─────────────────────────────────────────────────────────────────────────────────────────────────
         slot 0:0  0x0..0x40000  1,024 MiB  logging  12 harvests  darkest 3940/s
                  0x0  ++░░░░░░▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓████████████████████████████████████████████████████████
              0x10000  ████████████████████████████████████████████████████████████████████████························································
@@ -345,7 +345,7 @@ mod tests {
         let rates = super::rates(&model, vm, id, slot);
         assert_eq!((rates[8], rates[9]), (0, 2_000));
         let text = screen(&model, 80, 24);
-        assert!(text.contains("dirty rate, pages per second in the last 1.0 s"), "{text}");
+        assert!(text.contains("dirty rate, pages/s in the last 1.0 s"), "{text}");
         assert!(text.contains("darkest 2000/s"), "{text}");
     }
 }

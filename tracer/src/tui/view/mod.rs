@@ -92,7 +92,15 @@ fn draw_body(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     if let Some((lines, scroll)) = text(model, area.width) {
         // A scroll position from before a resize may lie beyond the end.
         let first = scroll.min(lines.len().saturating_sub(usize::from(area.height)));
-        let lines: Vec<_> = lines.into_iter().skip(first).take(usize::from(area.height)).collect();
+        let heading = lines.first().cloned();
+        let mut lines: Vec<_> =
+            lines.into_iter().skip(first).take(usize::from(area.height)).collect();
+        // A journey follows its end: its heading stays, so that one knows of which page it is.
+        if let (Some(Overlay::Page { .. }), Some(heading), Some(top)) =
+            (model.overlays.last(), heading, lines.first_mut())
+        {
+            *top = heading;
+        }
         frame.render_widget(Paragraph::new(lines), area);
         return;
     }
@@ -173,5 +181,91 @@ pub fn plain_selection(model: &Model) -> Option<String> {
                 .map(|row| harvests::row(row, begin)),
         },
         Tab::Memory | Tab::Coverage | Tab::Lock | Tab::Vms => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::feed::{Snapshot, Stage};
+    use crate::tui::model::Flow;
+    use crate::tui::msg::Step;
+    use crate::tui::palette::Theme;
+    use crate::tui::sample::{
+        after, busy, empty, lossy, overflowing, poorly_attached, replay, screen, with,
+    };
+    use crate::tui::update::update;
+
+    /// Ways to every screen there is.
+    fn ways() -> Vec<Vec<Wish>> {
+        let mut ways: Vec<_> = Tab::ALL.iter().map(|&tab| vec![Wish::GoTo(tab)]).collect();
+        ways.extend([
+            vec![Wish::Right],
+            vec![Wish::Left],
+            vec![Wish::Enter],
+            vec![Wish::Enter, Wish::Enter],
+            vec![Wish::Enter, Wish::Explain],
+            vec![Wish::Right, Wish::Enter],
+            vec![Wish::Left, Wish::Enter],
+            vec![Wish::GoTo(Tab::Memory), Wish::Enter],
+            vec![Wish::GoTo(Tab::Memory), Wish::Enter, Wish::Move(Step::Bottom), Wish::Enter],
+            vec![Wish::Windows],
+            vec![Wish::Help],
+            vec![Wish::Help, Wish::Move(Step::Bottom)],
+            vec![Wish::Filter],
+        ]);
+        ways
+    }
+
+    fn states() -> Vec<(&'static str, Model)> {
+        let mut frozen = busy();
+        frozen.flow = Flow::Frozen;
+        let mut ended = replay();
+        let stage = Stage::Ended(String::from("the VMM has exited"));
+        let snapshot = Snapshot { stage, ..(*ended.shown).clone() };
+        update(&mut ended, Msg::Snapshot(Arc::new(snapshot)));
+        vec![
+            ("empty", empty()),
+            ("busy", busy()),
+            ("frozen", frozen),
+            ("lossy", poorly_attached(with(busy(), lossy))),
+            ("overflowing", with(busy(), overflowing)),
+            ("replay", replay()),
+            ("ended", ended),
+        ]
+    }
+
+    #[test]
+    fn every_screen_holds_in_every_state_size_and_theme() {
+        for (state, model) in states() {
+            for way in ways() {
+                for theme in Theme::ALL {
+                    let mut model = model.clone();
+                    model.palette = theme.palette();
+                    let model = after(model, &way);
+                    // Themes differ in style alone, but for the glyphs of ASCII.
+                    let has_own_glyphs = matches!(theme, Theme::Dark | Theme::Ascii);
+                    let sizes = [(80, 24), (160, 50), (101, 31)];
+                    for (columns, rows) in &sizes[..if has_own_glyphs { 3 } else { 1 }] {
+                        let (columns, rows) = (*columns, *rows);
+                        let text = screen(&model, columns, rows);
+                        let place = format!("{state} {way:?} {theme:?} {columns}x{rows}\n{text}");
+                        assert!(text.contains("dropped "), "the loss line is missing: {place}");
+                        assert!(
+                            text.lines().next().is_some_and(|line| line.contains("1 overview"))
+                        );
+                        assert!(theme != Theme::Ascii || text.is_ascii(), "{place}");
+                        assert!(state != "frozen" || text.contains("FROZEN"), "{place}");
+                        assert!(state != "lossy" || text.contains("dropped 4,203"), "{place}");
+                    }
+                    for (columns, rows) in [(79, 24), (40, 10), (10, 3), (1, 1)] {
+                        let text = screen(&model, columns, rows);
+                        assert!(columns < 40 || text.contains("too small"), "{text}");
+                    }
+                }
+            }
+        }
     }
 }

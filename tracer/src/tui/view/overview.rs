@@ -145,14 +145,18 @@ pub fn list_row(model: &Model, row: (List, usize), spans: Vec<Span<'static>>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use insta::assert_snapshot;
 
+    use crate::feed::{Snapshot, Stage};
     use crate::tui::model::{List, Tab};
-    use crate::tui::msg::Wish;
+    use crate::tui::msg::{Msg, Wish};
     use crate::tui::palette::Theme;
     use crate::tui::sample::{
         after, busy, empty, lossy, overflowing, poorly_attached, replay, screen, with,
     };
+    use crate::tui::update::update;
 
     #[test]
     fn an_empty_trace_says_that_nothing_was_seen() {
@@ -425,8 +429,22 @@ mod tests {
     fn clicks_select_tabs_and_rows() {
         let model = busy();
         let click = |column, row| crate::tui::view::click(&model, column, row);
-        assert!(matches!(click(30, 0), Some(crate::tui::msg::Msg::Wish(Wish::GoTo(Tab::Memory)))));
-        assert!(matches!(click(5, 16), Some(crate::tui::msg::Msg::Select(0))));
+        assert!(matches!(click(30, 0), Some(Msg::Wish(Wish::GoTo(Tab::Memory)))));
+        assert!(matches!(click(5, 16), Some(Msg::Select(0))));
         assert!(click(5, 20).is_none());
+    }
+
+    #[test]
+    fn a_recording_that_is_read_says_how_far_and_how_long() {
+        let model = replay();
+        let stage = Stage::Loading { done: 34, total: 100, left_s: Some(3) };
+        let mut loading = model.clone();
+        let snapshot = Snapshot { stage, ..(*model.shown).clone() };
+        update(&mut loading, Msg::Snapshot(Arc::new(snapshot)));
+        let text = screen(&loading, 80, 24);
+        assert_snapshot!(text.lines().nth(21).unwrap_or_default(), @r#"
+        ▶ reading 34%, about 3 s left █████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+        "#);
+        assert!(text.lines().next().is_some_and(|line| line.ends_with("reading 34%")), "{text}");
     }
 }

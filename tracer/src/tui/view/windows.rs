@@ -32,7 +32,7 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
             percentile(&stats.histogram, percent).map_or_else(|| String::from("-"), duration)
         };
         if stats.closed == 0 && unseen(model, kind).is_some() {
-            let text = format!("{:<10}      -  not seen on this plan", kind.name());
+            let text = format!("{:<10}      -  not on this plan", kind.name());
             lines.push(Line::styled(text, palette.quiet()));
             continue;
         }
