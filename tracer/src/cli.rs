@@ -41,7 +41,9 @@ pub struct Cli {
 pub enum Command {
     /// Record a VMM's events to a file, without a dashboard.
     #[command(
-        after_help = "Example:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s"
+        after_help = "Examples:\n  sudo kvmdirty-trace record --pid 4711 --output vm.kdt --duration 10s\n  \
+                      sudo kvmdirty-trace record --pid 4711 --output vm.kdt --max-size 512M --max-files 8\n  \
+                      sudo kvmdirty-trace record --pid 4711 --output vm.kdt --last 30s"
     )]
     Record(RecordArgs),
     /// Open a recording in the dashboard, with time travel.

@@ -3,6 +3,8 @@
 //! Bounded everywhere: long lists keep the newest (harvests), the longest (windows) or the first (findings) entries and
 //! say how many there were.
 
+pub mod words;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

@@ -19,14 +19,14 @@ pub struct RecordArgs {
     /// Bounds of the trace.
     #[command(flatten)]
     pub trace: TraceArgs,
-    /// Start a new file when one has reached this size, for example `512M`.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// Start a new file (vm.2.kdt, vm.3.kdt, ...) when one has reached this size, for example `512M`.
+    #[arg(long, value_name = "SIZE", value_parser = size, group = "several")]
     pub max_size: Option<u64>,
     /// Keep only the newest this many files.
-    #[arg(long, value_name = "N", requires = "max_size")]
+    #[arg(long, value_name = "N", requires = "several", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_files: Option<u32>,
-    /// Flight recorder: keep only the last this long in memory, write it on a hazard, on SIGUSR1 and at the end.
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "max_size")]
+    /// Flight recorder: keep only the last this long in memory; write it on a hazard, on SIGUSR1 and at the end.
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "several")]
     pub last: Option<Duration>,
     /// Leave the VMM's command line out of the file.
     #[arg(long)]
@@ -62,6 +62,10 @@ pub enum ReportFormat {
     Text,
     /// One document, see `schema report`.
     Json,
+    /// For a bug tracker or a mail.
+    Markdown,
+    /// One page with plots that needs nothing else, to be attached to a bug.
+    Html,
 }
 
 /// `export`.
@@ -163,6 +167,8 @@ pub struct SchemaArgs {
 /// Documents with a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SchemaDocument {
-    /// `export --format jsonl`.
+    /// A line of `export --format jsonl`.
     Jsonl,
+    /// The document of `check --json`.
+    Report,
 }

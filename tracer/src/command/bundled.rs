@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{replay, report, screen};
 use crate::cli::{DemoArgs, ReportFormat};
 use crate::event::Batch;
+use crate::export::report::Judged;
 use crate::outcome::Outcome;
 use crate::pipeline::Pipeline;
 use crate::trace::Reader;
@@ -34,7 +35,8 @@ pub fn play(args: &DemoArgs, reason: &str) -> Result<Outcome> {
     }
     pipeline.finish();
     let format = if args.json { ReportFormat::Json } else { ReportFormat::Text };
-    report::print(&report::render(pipeline.summary(), pipeline.setup(), format)?)?;
+    let judged = Judged::live(pipeline.summary(), pipeline.setup());
+    report::print(&report::render(&judged, format)?)?;
     Ok(foreign(Outcome::of(pipeline.summary())))
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::tee::{Keep, Tee};
 use crate::event::{Batch, Gap, GapCause, Nanos, Setup};
 use crate::feed::{
     Closeup, Facts, Feed, Follower, HarvestCost, Overhead, ProbeCount, Publisher, Request,
@@ -69,27 +70,6 @@ pub trait Drain: Send + Sized + 'static {
     }
 }
 
-/// Where batches go before anybody looks at them: the recording.
-pub trait Tee: Send + 'static {
-    /// Writes one batch.
-    ///
-    /// # Errors
-    /// The recording cannot be continued; what it holds stays readable.
-    fn write(&mut self, batch: &Batch) -> Result<()>;
-
-    /// Something worth keeping has happened (a flight recorder writes its memory now).
-    ///
-    /// # Errors
-    /// As [`Tee::write`].
-    fn keep(&mut self) -> Result<()>;
-
-    /// Completes the recording.
-    ///
-    /// # Errors
-    /// As [`Tee::write`].
-    fn finish(&mut self) -> Result<()>;
-}
-
 /// A running trace.
 #[derive(Debug)]
 pub struct Capture {
@@ -102,7 +82,8 @@ pub struct Capture {
 #[derive(Debug, Default)]
 struct Flags {
     stop: AtomicBool,
-    keep: AtomicBool,
+    asked: AtomicBool,
+    hazard: AtomicBool,
 }
 
 /// What passes from reader to analysis.
@@ -143,7 +124,7 @@ impl Capture {
 
     /// Asks a flight recorder to write what it holds.
     pub fn keep(&self) {
-        self.flags.keep.store(true, Ordering::Release);
+        self.flags.asked.store(true, Ordering::Release);
     }
 
     /// Detaches, drains the rest, judges what was held back.
@@ -159,22 +140,55 @@ impl Capture {
     }
 }
 
-/// Drains at its own pace: a wakeup per record would cost the vCPU 20 to 25 us each.
+/// Drains until told to stop, then what is left. Whatever ends it, the recording gets its end.
 fn read(
     mut source: impl Drain,
     mut tee: Option<Box<dyn Tee>>,
     flags: &Flags,
     parcels: &SyncSender<Parcel>,
 ) -> Result<()> {
+    let drained = drain_until_stopped(&mut source, &mut tee, flags, parcels);
+    let last = drained.and_then(|ending| {
+        let mut batch = source.finish().context("read the probe's last records")?;
+        if ending == Beat::OverBudget {
+            batch.gaps.push(unseen_from(batch.watermark));
+        }
+        Ok(batch)
+    });
+    let batch = match last {
+        Ok(batch) => batch,
+        // If it was the recording that failed, it has its end already and says so again.
+        Err(error) => {
+            let _ = tee.map(|mut tee| tee.finish());
+            return Err(error);
+        }
+    };
+    if let Some(tee) = &mut tee {
+        tee.write(&batch)?;
+        tee.finish()?;
+    }
+    // An analysis that has ended wants no more; its thread is joined next and says why.
+    let _ = parcels.send(Parcel::Batch(batch));
+    Ok(())
+}
+
+/// Drains at its own pace: a wakeup per record would cost the vCPU 20 to 25 us each. Tells why it ended.
+fn drain_until_stopped(
+    source: &mut impl Drain,
+    tee: &mut Option<Box<dyn Tee>>,
+    flags: &Flags,
+    parcels: &SyncSender<Parcel>,
+) -> Result<Beat> {
     let mut pause = Duration::from_millis(1);
     let mut measured = Instant::now();
-    let mut is_over_budget = false;
     while !flags.stop.load(Ordering::Acquire) {
         let batch = source.drain().context("read the probe's records")?;
-        if let Some(tee) = &mut tee {
+        if let Some(tee) = tee {
             tee.write(&batch)?;
-            if flags.keep.swap(false, Ordering::AcqRel) {
-                tee.keep()?;
+            for (flag, why) in [(&flags.asked, Keep::Asked), (&flags.hazard, Keep::Hazard)] {
+                if flag.swap(false, Ordering::AcqRel) {
+                    tee.keep(why)?;
+                }
             }
         }
         // Quiet rings are looked at less often, busy ones at once again.
@@ -188,31 +202,18 @@ fn read(
         }
         if Duration::from_secs(1) <= measured.elapsed() {
             measured = Instant::now();
-            match beat(&mut source, parcels) {
-                Beat::GoOn => {}
-                Beat::End => break,
-                Beat::OverBudget => {
-                    is_over_budget = true;
-                    break;
-                }
+            let beat = beat(source, parcels);
+            if beat != Beat::GoOn {
+                return Ok(beat);
             }
         }
         std::thread::sleep(pause);
     }
-    let mut batch = source.finish().context("read the probe's last records")?;
-    if is_over_budget {
-        batch.gaps.push(unseen_from(batch.watermark));
-    }
-    if let Some(tee) = &mut tee {
-        tee.write(&batch)?;
-        tee.finish()?;
-    }
-    // An analysis that has ended wants no more; its thread is joined next and says why.
-    let _ = parcels.send(Parcel::Batch(batch));
-    Ok(())
+    Ok(Beat::End)
 }
 
 /// Whether a trace goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Beat {
     GoOn,
     End,
@@ -301,7 +302,7 @@ impl Analysis {
                 let verdicts = self.pipeline.summary().verdicts;
                 if self.hazards < verdicts.lost + verdicts.at_risk {
                     self.hazards = verdicts.lost + verdicts.at_risk;
-                    flags.keep.store(true, Ordering::Release);
+                    flags.hazard.store(true, Ordering::Release);
                 }
             }
         }
@@ -394,5 +395,74 @@ impl Analysis {
         let before = self.overhead.and_then(|overhead| overhead.harvest);
         let cost = cost.map(|per_harvest_ns| HarvestCost::AtLeast { per_harvest_ns });
         Overhead { harvest: cost.or(before), ..overhead }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::event::Nanos;
+    use crate::trace::litmus::Litmus;
+
+    /// Delivers a race once, then nothing until it has been kept.
+    struct Race {
+        batch: Option<Batch>,
+        watermark: Nanos,
+    }
+
+    impl Drain for Race {
+        fn drain(&mut self) -> Result<Batch> {
+            let batch = self.batch.take().unwrap_or_default();
+            self.watermark = Nanos(self.watermark.0.max(batch.watermark.0) + 1_000_000);
+            Ok(Batch { watermark: self.watermark, ..batch })
+        }
+
+        fn finish(self) -> Result<Batch> {
+            Ok(Batch { watermark: self.watermark, ..Batch::default() })
+        }
+
+        fn overhead(&mut self) -> Option<Overhead> {
+            None
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<Option<Keep>>>>);
+
+    impl Tee for Log {
+        fn write(&mut self, _: &Batch) -> Result<()> {
+            Ok(())
+        }
+
+        fn keep(&mut self, why: Keep) -> Result<()> {
+            self.0.lock().unwrap().push(Some(why));
+            Ok(())
+        }
+
+        fn finish(&mut self) -> Result<()> {
+            self.0.lock().unwrap().push(None);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_hazard_reaches_the_recorder_while_the_trace_runs() {
+        let text = include_str!("../../tests/litmus/harvest-leaves-writable.litmus");
+        let Litmus { setup, batch, .. } = Litmus::read(text).unwrap();
+        let source = Race { batch: Some(batch), watermark: Nanos(0) };
+        let log = Log::default();
+        let tee: Box<dyn Tee> = Box::new(log.clone());
+        let (capture, _feed) = Capture::start(source, Some(tee), setup, Facts::default());
+        let begin = Instant::now();
+        while log.0.lock().unwrap().is_empty() && begin.elapsed() < Duration::from_secs(60) {
+            std::thread::yield_now();
+        }
+        capture.keep();
+        capture.stop().unwrap();
+        let log = log.0.lock().unwrap();
+        assert_eq!(log.first(), Some(&Some(Keep::Hazard)));
+        assert_eq!(log.last(), Some(&None), "the recording is completed");
     }
 }

@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::capture::{Capture, Tee};
+use super::capture::Capture;
 use super::cost::GuestTimes;
 use super::guest::GuestProcess;
 use super::harvest_time::{HarvestTime, ProgramCost, programs, programs_text};
 use super::live::{LiveSource, facts};
+use super::tee::Tee;
 use super::{recording, report, screen};
 use crate::cli::{DemoArgs, TraceArgs};
 use crate::demo::config::GuestConfig;
 use crate::demo::protocol::GuestReport;
 use crate::event::Setup;
-use crate::export::report::{Document, text};
+use crate::export::report::{Document, Judged};
 use crate::feed::Feed;
 use crate::live::Drops;
 use crate::outcome::Outcome;
@@ -105,7 +106,7 @@ pub fn run(args: &DemoArgs) -> Result<Outcome> {
     let outcome = joined(&run);
     if args.json {
         let document = DemoDocument {
-            report: Document::new(&run.summary, &run.setup),
+            report: Document::new(&Judged::live(&run.summary, &run.setup)),
             oracle: Oracle {
                 lost_pages: run.guest.lost_pages(),
                 compared: run.guest.vms.iter().map(|vm| vm.compared).sum(),
@@ -118,7 +119,7 @@ pub fn run(args: &DemoArgs) -> Result<Outcome> {
         };
         report::print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
     } else {
-        report::print(&text::report(&run.summary, &run.setup))?;
+        report::print_text(&run.summary, &run.setup)?;
         report::print(&oracle_text(&run))?;
     }
     Ok(outcome)

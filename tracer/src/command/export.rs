@@ -126,8 +126,8 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
 
 /// Every finding the filter keeps as a litmus file: one to stdout or a file, several into a folder.
 fn litmus(args: &ExportArgs, filter: &Filter) -> Result<()> {
-    let pipeline =
-        recording::judge(&args.file, Overrides { is_final: args.is_final, epsilon_ns: None })?;
+    let overrides = Overrides { is_final: args.is_final, epsilon_ns: None };
+    let pipeline = recording::judge(&args.file, overrides)?.pipeline;
     let findings = pipeline.summary().findings.iter().filter(|finding| {
         (filter.rules.is_empty() || filter.rules.contains(&finding.rule))
             && (filter.gfns.is_empty()

@@ -65,6 +65,7 @@ pub fn explain(args: &ExplainArgs) -> Result<Outcome> {
 pub fn schema(args: &SchemaArgs) -> Result<Outcome> {
     let schema = match args.document {
         SchemaDocument::Jsonl => crate::export::schema::json_schema(),
+        SchemaDocument::Report => crate::export::report::schema::json_schema(),
     };
     print(&(serde_json::to_string_pretty(&schema)? + "\n"))?;
     Ok(Outcome::Clean)

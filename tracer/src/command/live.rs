@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::capture::{Capture, Drain, Tee};
+use super::capture::{Capture, Drain};
 use super::cost::{self, GuestTimes};
+use super::tee::Tee;
 use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
 use crate::event::{Batch, Setup, Tid};

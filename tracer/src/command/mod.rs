@@ -14,10 +14,12 @@ mod inspect;
 mod live;
 mod progress;
 mod record;
+mod recorder;
 mod recording;
 mod replay;
 mod report;
 mod screen;
+mod tee;
 
 use anyhow::Result;
 

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use super::capture::{Capture, Tee};
+use super::capture::Capture;
 use super::live::{LiveSource, Watched, facts, follow};
-use super::recording;
+use super::{recorder, recording};
 use crate::cli::RecordArgs;
 use crate::outcome::Outcome;
 use crate::trace::Origin;
@@ -14,7 +14,7 @@ use crate::trace::Origin;
 /// # Errors
 /// The trace could not start or go on; what was recorded so far stays readable.
 pub fn run(args: &RecordArgs) -> Result<Outcome> {
-    recording::must_be_new(&args.output)?;
+    recorder::check(args)?;
     let pid = args.target.pid;
     let source = LiveSource::attach(pid, &args.trace)?;
     let setup = source.setup().clone();
@@ -22,7 +22,7 @@ pub fn run(args: &RecordArgs) -> Result<Outcome> {
     if args.redact {
         header.redact();
     }
-    let tee: Box<dyn Tee> = Box::new(recording::Plain::create(&args.output, &header)?);
+    let tee = recorder::recorder(args, header)?;
     let facts = facts(pid, Some(&args.output));
     let (capture, feed) = Capture::start(source, Some(tee), setup.clone(), facts);
     follow(&capture, feed, &args.trace, Watched::Process(pid), &mut std::io::stderr())?;

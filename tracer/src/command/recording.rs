@@ -5,11 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::capture::Tee;
+use super::progress::Progress;
+use super::tee::{Keep, Tee};
 use crate::event::{Batch, Setup};
+use crate::export::report::{DamageRow, Judged, Provenance};
 use crate::pipeline::Pipeline;
 use crate::trace::litmus::Litmus;
-use crate::trace::{Header, Origin, Reader, StartClock, Vmm, Writer};
+use crate::trace::{Damage, Ending, Header, Origin, Reader, StartClock, Vmm, Writer};
 
 /// The header of a recording that begins now.
 #[must_use]
@@ -78,7 +80,7 @@ impl Tee for Plain {
         }
     }
 
-    fn keep(&mut self) -> Result<()> {
+    fn keep(&mut self, _: Keep) -> Result<()> {
         Ok(())
     }
 
@@ -109,11 +111,32 @@ impl Overrides {
     }
 }
 
+/// A file that went through the pipeline.
+pub struct JudgedFile {
+    /// With everything judged.
+    pub pipeline: Pipeline,
+    /// What the file says of itself, and what is wrong with it.
+    pub provenance: Provenance,
+}
+
+impl JudgedFile {
+    /// On its way into a report.
+    #[must_use]
+    pub fn judged(&self) -> Judged<'_> {
+        let Self { pipeline, provenance } = self;
+        Judged {
+            summary: pipeline.summary(),
+            setup: pipeline.setup(),
+            provenance: Some(provenance),
+        }
+    }
+}
+
 /// Reads a recording or a litmus file (by its ending) through the pipeline.
 ///
 /// # Errors
 /// The file cannot be read or is none of ours.
-pub fn judge(path: &Path, overrides: Overrides) -> Result<Pipeline> {
+pub fn judge(path: &Path, overrides: Overrides) -> Result<JudgedFile> {
     if path.extension().is_some_and(|ending| ending == "litmus") {
         return judge_litmus(path, overrides);
     }
@@ -122,15 +145,45 @@ pub fn judge(path: &Path, overrides: Overrides) -> Result<Pipeline> {
     let mut setup = reader.header().setup.clone();
     overrides.apply(&mut setup);
     let mut pipeline = Pipeline::new(setup);
+    let mut progress = Progress::to_terminal();
     let mut batch = Batch::default();
     while reader.next_batch(&mut batch).with_context(name)?.is_some() {
         pipeline.push(&batch);
+        progress.show(reader.progress());
     }
+    progress.clear();
     pipeline.finish();
-    Ok(pipeline)
+    Ok(JudgedFile { pipeline, provenance: provenance(&reader, name()) })
 }
 
-fn judge_litmus(path: &Path, overrides: Overrides) -> Result<Pipeline> {
+fn provenance(reader: &Reader, file: String) -> Provenance {
+    let Header { tool, origin, started, host, vmm, .. } = reader.header();
+    let (damages, damages_total) = reader.damages();
+    Provenance {
+        file,
+        origin: origin.name(),
+        tool: tool.clone(),
+        host: host.clone(),
+        vmm: vmm.as_ref().map(|vmm| vmm.command.join(" ")).unwrap_or_default(),
+        started_s: started.wall_ns / 1_000_000_000,
+        cut_at: match reader.ending() {
+            Some(Ending::Cut { offset }) => Some(offset),
+            Some(Ending::Finished) | None => None,
+        },
+        damages: damages
+            .iter()
+            .map(|&Damage { offset, bytes, kind, records }| DamageRow {
+                offset,
+                bytes,
+                what: kind.name(),
+                records,
+            })
+            .collect(),
+        damages_total,
+    }
+}
+
+fn judge_litmus(path: &Path, overrides: Overrides) -> Result<JudgedFile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let Litmus { mut setup, batch, .. } =
         Litmus::read(&text).with_context(|| path.display().to_string())?;
@@ -138,5 +191,7 @@ fn judge_litmus(path: &Path, overrides: Overrides) -> Result<Pipeline> {
     let mut pipeline = Pipeline::new(setup);
     pipeline.push(&batch);
     pipeline.finish();
-    Ok(pipeline)
+    let file = path.display().to_string();
+    let origin = Origin::Litmus.name();
+    Ok(JudgedFile { pipeline, provenance: Provenance { file, origin, ..Provenance::default() } })
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::recording::{self, Overrides};
 use super::{report, screen};
-use crate::cli::ReplayArgs;
+use crate::cli::{ReplayArgs, ReportFormat};
 use crate::event::Setup;
 use crate::feed::Facts;
 use crate::outcome::Outcome;
@@ -24,9 +24,9 @@ use crate::tui::Settings;
 pub fn run(args: &ReplayArgs) -> Result<Outcome> {
     let overrides = Overrides { is_final: args.is_final, epsilon_ns: None };
     if !std::io::stdout().is_terminal() {
-        let pipeline = recording::judge(&args.file, overrides)?;
-        report::print_text(pipeline.summary(), pipeline.setup())?;
-        return Ok(Outcome::of(pipeline.summary()));
+        let file = recording::judge(&args.file, overrides)?;
+        report::print(&report::render(&file.judged(), ReportFormat::Text)?)?;
+        return Ok(Outcome::of(file.pipeline.summary()));
     }
     let settings = screen::settings(&args.screen)?;
     let name = args.file.display().to_string();

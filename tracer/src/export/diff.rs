@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use conclusion::Conclusion;
 
 use self::conclusion::conclude;
-use super::report::json::percentile;
+use super::report::figures::{nth_percentile, percentile};
 use crate::event::{IoctlOp, Setup};
 use crate::outcome::Outcome;
 use crate::summary::{Harvest, Summary};
@@ -264,10 +264,7 @@ impl CostRow {
         let ioctl_ns = |harvest: &Harvest| harvest.end.since(harvest.begin);
         let mut times: Vec<u64> = of_op().map(ioctl_ns).collect();
         times.sort_unstable();
-        let percentile = |percent: usize| {
-            let rank = (times.len() * percent).div_ceil(100);
-            rank.checked_sub(1).map(|index| times[index])
-        };
+        let percentile = |percent| nth_percentile(&times, percent);
         Self {
             harvests: times.len() as u64,
             pages: of_op().map(|harvest| harvest.pages).sum(),

@@ -66,6 +66,20 @@ pub enum Origin {
     Litmus,
 }
 
+impl Origin {
+    /// The origin in reports, as it stands in the header.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Demo => "demo",
+            Self::Simulator => "simulator",
+            Self::Import => "import",
+            Self::Litmus => "litmus",
+        }
+    }
+}
+
 /// One instant on both clocks, so that trace time can be told as time of day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StartClock {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::export::report::figures::micro;
+
 use super::{CostRow, Diff, HazardRow, Pair, SideRow, WindowRow};
 
 /// Hazards printed one by one, of those that appeared and of those that vanished.
@@ -147,10 +149,6 @@ fn windows(text: &mut String, diff: &Diff) {
             );
         }
     }
-}
-
-fn micro(ns: Option<u64>) -> String {
-    ns.map_or(String::from("-"), |ns| format!("{:.1}", ns as f64 / 1e3))
 }
 
 /// The change in percent of what was before.

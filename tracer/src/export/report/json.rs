@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::event::{Gap, Setup};
+use super::figures::percentile;
+use super::provenance::{Judged, Provenance};
+use crate::event::Gap;
 use crate::outcome::Outcome;
-use crate::summary::{HISTOGRAM_BUCKETS, Harvest, Summary, VerdictCounts, WindowStats};
+use crate::summary::{Harvest, Summary, VerdictCounts, WindowStats};
 use crate::verdict::{EdgeKind, Finding, Verdict, WindowKind, Witness};
 
 /// Version of the document; a key may be added without a new one.
@@ -22,6 +24,9 @@ pub struct Document {
     tool: &'static str,
     outcome: &'static str,
     exit_status: u8,
+    /// The file the trace was read from; absent if it was judged live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<Provenance>,
     kernel: String,
     plan: String,
     epsilon_ns: u64,
@@ -168,7 +173,8 @@ struct WindowRow {
 impl Document {
     /// The report of a judged trace.
     #[must_use]
-    pub fn new(summary: &Summary, setup: &Setup) -> Self {
+    pub fn new(judged: &Judged<'_>) -> Self {
+        let Judged { summary, setup, provenance } = *judged;
         let outcome = Outcome::of(summary);
         let rows = |verdict: fn(Verdict) -> bool| {
             let findings = summary.findings.iter().filter(|finding| verdict(finding.verdict));
@@ -179,6 +185,7 @@ impl Document {
             tool: env!("CARGO_PKG_VERSION"),
             outcome: outcome.name(),
             exit_status: outcome.status(),
+            recording: provenance.cloned(),
             kernel: setup.kernel.clone(),
             plan: setup.plan.name.clone(),
             epsilon_ns: setup.epsilon_ns,
@@ -301,7 +308,7 @@ impl HarvestRow {
             id: harvest.id,
             vm: harvest.vm.to_string(),
             slot: harvest.slot.to_string(),
-            op: super::text::op_name(harvest.op),
+            op: super::op_name(harvest.op),
             iteration: harvest.iteration,
             begin_ns: harvest.begin.0,
             ioctl_ns: harvest.end.since(harvest.begin),
@@ -381,40 +388,14 @@ impl WindowRow {
     }
 }
 
-/// Upper bound of the histogram bucket that holds the `percent`th percentile; `None` without windows.
-#[must_use]
-pub fn percentile(stats: &WindowStats, percent: u64) -> Option<u64> {
-    let total: u64 = stats.histogram.iter().sum();
-    let wanted = (total * percent).div_ceil(100);
-    let mut seen = 0;
-    for (bucket, count) in stats.histogram.iter().enumerate().take(HISTOGRAM_BUCKETS) {
-        seen += count;
-        if 0 < wanted && wanted <= seen {
-            return Some((2_u64 << bucket) - 1);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_upper_bounds_of_buckets() {
-        let mut stats =
-            WindowStats { histogram: vec![0; HISTOGRAM_BUCKETS], ..WindowStats::default() };
-        assert_eq!(percentile(&stats, 50), None);
-        stats.histogram[10] = 99;
-        stats.histogram[20] = 1;
-        assert_eq!(percentile(&stats, 50), Some(2047));
-        assert_eq!(percentile(&stats, 99), Some(2047));
-        assert_eq!(percentile(&stats, 100), Some((2 << 20) - 1));
-    }
-
-    #[test]
     fn the_document_has_the_keys_scripts_rely_on() {
-        let document = Document::new(&Summary::default(), &Setup::complete("test"));
+        let setup = crate::event::Setup::complete("test");
+        let document = Document::new(&Judged::live(&Summary::default(), &setup));
         let value = serde_json::to_value(&document).unwrap();
         for key in ["events", "dropped_events", "harvests", "rules_off", "verdicts", "hazards"] {
             assert!(value.get(key).is_some(), "{key} is missing");

@@ -2,7 +2,21 @@
 //!
 //! A report repeats the [`crate::summary::Summary`]; it computes nothing that changes a verdict.
 
+pub mod provenance;
+
+pub mod figures;
+
+mod block;
+mod drawing;
+
+mod content;
+
+pub mod html;
 pub mod json;
+pub mod markdown;
+pub mod schema;
 pub mod text;
 
+pub use content::op_name;
 pub use json::{Document, finding_json};
+pub use provenance::{DamageRow, Judged, Provenance};

@@ -239,9 +239,7 @@ impl Detector {
         let taken = u64::from(word.mask.count_ones());
         let slot = &mut self.vms[vm].slots[word.slot];
         slot.pages_harvested += taken;
-        if let Some(cell) = slot.heat(word.first) {
-            cell.harvested += taken;
-        }
+        slot.heat_taken(word.first, word.mask);
         ioctl.pages.taken += taken;
         for bit in bits(word.mask) {
             let gfn = Gfn(word.first.0.wrapping_add(bit));

@@ -17,6 +17,7 @@ mod fast;
 mod fault;
 mod flush;
 mod harvest;
+mod heat;
 mod host_write;
 mod lock;
 mod look;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::event::{Gfn, Nanos, RawEvent, SlotId, Span, VcpuId, VmId};
 use crate::order::Ordinal;
 use crate::verdict::page::{Page, PageTable, Protection, Report};
-use crate::verdict::tally::{HEAT_CELLS, HeatCell};
+use crate::verdict::tally::HeatCell;
 
 pub(crate) use super::recent::Recent;
 use super::thread::PendingMark;
@@ -330,17 +330,6 @@ impl Slot {
             return None;
         }
         Some(word >> (gfn.0.wrapping_sub(self.base.0) & 63) & 1 != 0)
-    }
-
-    /// The heat cell of a page.
-    pub fn heat(&mut self, gfn: Gfn) -> Option<&mut HeatCell> {
-        self.is_changed = true;
-        let offset = gfn.0.wrapping_sub(self.base.0);
-        if self.npages <= offset {
-            return None;
-        }
-        let cell = u128::from(offset) * HEAT_CELLS as u128 / u128::from(self.npages);
-        self.heat.get_mut(cell as usize)
     }
 
     /// Notes a mark: whether it is the first since the bit was taken.

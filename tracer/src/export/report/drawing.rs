@@ -1,0 +1,144 @@
+//! A witness drawn as the kernel's documents draw a race: a column per thread, time downwards.
+//!
+//! ```text
+//! step  within, us           tid 10                        | vcpu 0 (tid 11)
+//!  1    0.000 .. 0.000       GET_DIRTY_LOG 0:1 begins      |
+//!  2 ~  1.200 .. 1.450                                     | SPTE of 0x400 ... W: makes it writable
+//! ```
+//!
+//! `~`: another step is not ordered against this one; `X`: from here on the page is lost.
+
+use super::block::wrap;
+use crate::event::{Nanos, Tid};
+use crate::summary::{Summary, words};
+use crate::verdict::{Step, Witness};
+
+/// Columns of a whole drawing.
+const WIDTH: usize = 116;
+
+/// Columns before the threads.
+const MARGIN: usize = 27;
+
+/// Threads with a column of their own; a witness of more is drawn as a list.
+const COLUMNS_MAX: usize = 3;
+
+/// The drawing, and below it which orders hold.
+pub(super) fn draw(witness: &Witness, summary: &Summary) -> Vec<String> {
+    let threads = threads(witness);
+    if threads.is_empty() {
+        return Vec::new();
+    }
+    let is_list = COLUMNS_MAX < threads.len();
+    let columns = if is_list { 1 } else { threads.len() };
+    let width = (WIDTH - MARGIN - 3 * (columns - 1)) / columns;
+    let unordered = unordered(witness);
+    let origin = witness.steps.iter().map(|step| step.event.span.lo).min().unwrap_or_default();
+    let names: Vec<String> = match is_list {
+        true => vec![String::from("thread: what it did")],
+        false => threads.iter().map(|&tid| name(witness, tid, summary)).collect(),
+    };
+    let mut lines = rows(&format!("{:<MARGIN$}", "step  within, us"), &names, width);
+    for (index, step) in witness.steps.iter().enumerate() {
+        let sign = match (
+            witness.losing == Some(index),
+            unordered.iter().flatten().any(|&at| at == index),
+        ) {
+            (true, _) => 'X',
+            (false, true) => '~',
+            (false, false) => ' ',
+        };
+        let micro = |at: Nanos| at.since(origin) as f64 / 1e3;
+        let within =
+            format!("{:.3} .. {:.3}", micro(step.event.span.lo), micro(step.event.span.hi));
+        let margin = format!("{:>2} {sign}  {within:<21}", index + 1);
+        let place = threads.iter().position(|&tid| tid == step.event.tid).unwrap_or(0);
+        let mut cells = vec![String::new(); columns];
+        match is_list {
+            true => {
+                cells[0] = format!("{}: {}", name(witness, step.event.tid, summary), told(step))
+            }
+            false => cells[place] = told(step),
+        }
+        lines.extend(rows(&margin, &cells, width));
+    }
+    lines.extend(orders(witness, &unordered));
+    lines
+}
+
+/// The rows of one step: its cells, each wrapped to its column.
+fn rows(margin: &str, cells: &[String], width: usize) -> Vec<String> {
+    let wrapped: Vec<Vec<String>> = cells.iter().map(|cell| wrap(cell, width)).collect();
+    let height = wrapped.iter().map(Vec::len).max().unwrap_or(0);
+    let row = |n: usize| {
+        let mut line = if n == 0 { margin.to_owned() } else { " ".repeat(MARGIN) };
+        for (at, cell) in wrapped.iter().enumerate() {
+            let bar = if at == 0 { "" } else { " | " };
+            line += &format!("{bar}{:<width$}", cell.get(n).map_or("", String::as_str));
+        }
+        line.trim_end().to_owned()
+    };
+    (0..height).map(row).collect()
+}
+
+fn told(step: &Step) -> String {
+    let fact = words::event(&step.event);
+    if step.note.is_empty() { fact } else { format!("{fact}: {}", step.note) }
+}
+
+fn name(witness: &Witness, tid: Tid, summary: &Summary) -> String {
+    let step = witness.steps.iter().find(|step| step.event.tid == tid);
+    step.map_or_else(String::new, |step| words::thread(summary, &step.event))
+}
+
+/// The threads, in the order of their first step.
+fn threads(witness: &Witness) -> Vec<Tid> {
+    let mut threads = Vec::new();
+    for step in &witness.steps {
+        if !threads.contains(&step.event.tid) {
+            threads.push(step.event.tid);
+        }
+    }
+    threads
+}
+
+/// Pairs of steps that no chain of edges orders.
+fn unordered(witness: &Witness) -> Vec<[usize; 2]> {
+    let n = witness.steps.len();
+    let mut before = vec![vec![false; n]; n];
+    for edge in witness.edges.iter().filter(|edge| edge.from < n && edge.to < n) {
+        before[edge.from][edge.to] = true;
+    }
+    for middle in 0..n {
+        for from in 0..n {
+            for to in 0..n {
+                before[from][to] |= before[from][middle] && before[middle][to];
+            }
+        }
+    }
+    let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| [a, b]));
+    pairs.filter(|&[a, b]| !before[a][b] && !before[b][a]).collect()
+}
+
+fn orders(witness: &Witness, unordered: &[[usize; 2]]) -> Vec<String> {
+    let known: Vec<_> = witness
+        .edges
+        .iter()
+        .map(|edge| format!("{} before {} ({})", edge.from + 1, edge.to + 1, edge.kind.name()))
+        .collect();
+    let open: Vec<_> = unordered.iter().map(|[a, b]| format!("{} and {}", a + 1, b + 1)).collect();
+    let mut lines = Vec::new();
+    if !known.is_empty() {
+        lines.extend(wrap(&format!("order known: {}", known.join(", ")), WIDTH));
+    }
+    if !open.is_empty() {
+        lines.extend(wrap(&format!("~ either may come first: {}", open.join(", ")), WIDTH));
+    }
+    if let Some(missing) = witness.missing {
+        lines
+            .push(format!("missing: the order that the kernel promises here ({})", missing.name()));
+    }
+    if let Some(losing) = witness.losing {
+        lines.push(format!("X from step {} on a write to the page is lost", losing + 1));
+    }
+    lines
+}
