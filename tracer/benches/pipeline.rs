@@ -1,62 +1,97 @@
 //! How fast records are merged, decoded, ordered and judged.
 //!
-//! `cargo bench --bench pipeline [FILE...]`: the synthetic load of `load`, then every recording named. Everything is in
-//! memory and on one thread; the copy rate of the same run tells what the machine can do.
+//! `cargo bench --bench pipeline [-- [--long] FILE...]`: the synthetic load of `load` over more and more pages and events
+//! (`--long`: to 10^8 of them), then every recording named. Everything is in memory and on one thread, and time is that
+//! thread's CPU time, so that other work on the machine changes little; the copy rate of the same run tells what the
+//! machine can do. Of the load, the first batches warm up and are not counted.
 
 mod load;
 
 use std::hint::black_box;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use kvmdirty_trace::event::{Batch, Setup};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::Reader;
 
 fn main() {
-    println!("copy            {:8.2} GB/s", copy_rate());
-    for pages in [1 << 10, 1 << 14, 1 << 18] {
-        let mut random = load::Load::new(7, 4, pages);
-        let batches: Vec<Batch> = (0..300).map(|_| random.batch()).collect();
-        measure(&format!("{pages} pages"), &Setup::complete("bench"), &batches);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let copied = copy_rate();
+    println!("copy: {copied:.2} GB/s, {:.0} M records/s", copied * 1e9 / 64e6);
+    for pages in [1_000, 10_000, 100_000, 1_000_000, 10_000_000] {
+        measure_load(pages, 3_000_000);
     }
-    for path in std::env::args().skip(1).filter(|argument| !argument.starts_with('-')) {
-        let mut reader = Reader::open(Path::new(&path)).expect("a recording");
-        let setup = reader.header().setup.clone();
-        let mut batches = Vec::new();
-        let mut batch = Batch::default();
-        while reader.next_batch(&mut batch).expect("readable").is_some() {
-            batches.push(batch.clone());
-        }
-        measure(&path, &setup, &batches);
+    let most = if arguments.iter().any(|argument| argument == "--long") { 8 } else { 7 };
+    for exponent in 5..=most {
+        measure_load(10_000, 10_u64.pow(exponent));
+    }
+    for path in arguments.iter().filter(|argument| !argument.starts_with('-')) {
+        measure_recording(path);
     }
 }
 
-fn measure(name: &str, setup: &Setup, batches: &[Batch]) {
-    let events: usize = batches.iter().map(|batch| batch.records.len()).sum();
+/// Batches that warm up: every page of the smaller loads is seen, and what grows once has grown.
+const WARM_UP: usize = 200;
+
+fn measure_load(pages: u64, events: u64) {
+    let mut load = load::Load::new(7, 4, pages);
+    let mut pipeline = Pipeline::new(Setup::complete("bench"));
+    for _ in 0..WARM_UP {
+        pipeline.push(&load.batch());
+    }
+    let (mut taken, mut time) = (0, Duration::ZERO);
+    while taken < events {
+        let batch = load.batch();
+        taken += batch.records.len() as u64;
+        let begin = cpu_time();
+        pipeline.push(&batch);
+        time += cpu_time() - begin;
+    }
+    print_rate(&format!("{pages} pages"), taken, time);
+    black_box(pipeline.summary().verdicts);
+}
+
+fn measure_recording(path: &str) {
+    let mut reader = Reader::open(Path::new(path)).expect("a recording");
+    let setup = reader.header().setup.clone();
+    let (mut batches, mut batch) = (Vec::new(), Batch::default());
+    while reader.next_batch(&mut batch).expect("readable").is_some() {
+        batches.push(batch.clone());
+    }
+    let events = batches.iter().map(|batch| batch.records.len() as u64).sum();
     let mut best = Duration::MAX;
     for _ in 0..3 {
         let mut pipeline = Pipeline::new(setup.clone());
-        let begin = Instant::now();
-        for batch in batches {
-            pipeline.push(batch);
-        }
+        let begin = cpu_time();
+        batches.iter().for_each(|batch| pipeline.push(batch));
         pipeline.finish();
-        best = best.min(begin.elapsed());
+        best = best.min(cpu_time() - begin);
         black_box(pipeline.summary().verdicts);
     }
-    let rate = events as f64 / best.as_secs_f64() / 1e6;
-    println!("{name}: {events} events, decode + order + verdict {rate:6.2} M events/s");
+    print_rate(path, events, best);
+}
+
+fn print_rate(name: &str, events: u64, time: Duration) {
+    let rate = events as f64 / time.as_secs_f64() / 1e6;
+    println!("{name}: {events} events, merge + decode + order + verdict {rate:6.2} M events/s");
 }
 
 /// Bytes copied per second, in GB.
 fn copy_rate() -> f64 {
     let from = vec![1_u8; 64 << 20];
     let mut to = vec![0_u8; 64 << 20];
-    let begin = Instant::now();
+    let begin = cpu_time();
     for _ in 0..8 {
         to.copy_from_slice(black_box(&from));
         black_box(&mut to);
     }
-    8.0 * from.len() as f64 / begin.elapsed().as_secs_f64() / 1e9
+    8.0 * from.len() as f64 / (cpu_time() - begin).as_secs_f64() / 1e9
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every Linux has the clock").into()
 }

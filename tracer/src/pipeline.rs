@@ -126,17 +126,18 @@ fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent
     let at = Nanos(record.ts_ns);
     summary.begin.get_or_insert(at);
     summary.now = at;
-    match decode(record) {
+    // By reference: moving the event out would copy it.
+    match &decode(record) {
         Ok(event) => {
-            summary.observe(&event);
+            summary.observe(event);
             if event.kind == EventKind::VmGone {
                 // The detector forgets the VM; what it came to is shown on, however the records were cut into batches.
                 publish_vms(detector, summary);
             }
-            detector.push(record, &event);
+            detector.push(record, event);
         }
         Err(anomaly) => {
-            summary.add_anomaly(anomaly);
+            summary.add_anomaly(*anomaly);
             take_damage(detector, summary, anomaly.lane, at, at);
         }
     }

@@ -212,6 +212,15 @@ impl Counts {
 impl Series {
     /// The bucket of `at`, made with all before it; times before the newest bucket count in the newest.
     pub fn bucket(&mut self, at: Nanos) -> &mut Bucket {
+        let newest = self.buckets.len().wrapping_sub(1);
+        if self.buckets.get(newest).is_some_and(|last| at.since(last.start) < Self::BUCKET_NS) {
+            return &mut self.buckets[newest];
+        }
+        self.next_bucket(at)
+    }
+
+    #[cold]
+    fn next_bucket(&mut self, at: Nanos) -> &mut Bucket {
         let start = Nanos(at.0 - at.0 % Self::BUCKET_NS);
         let newest = self.buckets.back().map(|bucket| bucket.start);
         if newest.is_none_or(|newest| newest < start) {

@@ -31,18 +31,8 @@ pub struct Merge {
     held_gaps: Vec<Gap>,
     lanes: Vec<LaneState>,
     watermark: Nanos,
-    /// Reused.
-    ready: Vec<Key>,
-    ready_records: Vec<RawEvent>,
-}
-
-/// Where a record sorts and where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    ts_ns: u64,
-    /// cpu, class, seq.
-    rank: u64,
-    index: usize,
+    /// Reused: what was held while a batch is taken.
+    released: Vec<RawEvent>,
 }
 
 /// A lane's numbers so far.
@@ -63,21 +53,35 @@ impl Merge {
         self.watermark = passed.max(batch.watermark);
         let mut gaps = self.take_gaps(batch);
         let mut next_gap = gaps.drain(..).peekable();
-        let mut ready = std::mem::take(&mut self.ready);
-        let records = self.take_ready(batch, passed, &mut ready, &mut out);
-        for key in &ready {
-            let record = records.get(&batch.records, key.index);
+        let mut released = std::mem::take(&mut self.released);
+        std::mem::swap(&mut released, &mut self.held);
+        let mut runs = Runs::default();
+        split(&released, |run| runs.push(self.hold_back(run)));
+        split(&batch.records, |run| {
+            let late = run.partition_point(|record| record.ts_ns < passed.0);
+            for record in &run[..late] {
+                let at = Nanos(record.ts_ns);
+                out(Item::Late(Anomaly { at, lane: lane_of(record), kind: AnomalyKind::Late }));
+            }
+            runs.push(self.hold_back(&run[late..]));
+        });
+        runs.visit(|record| {
             while let Some(gap) = next_gap.next_if(|gap| gap.to.0 < record.ts_ns) {
                 out(Item::Gap(gap));
             }
             self.check_number(record, &mut out);
             out(Item::Record(record));
-        }
+        });
         next_gap.for_each(|gap| out(Item::Gap(gap)));
-        ready.clear();
-        self.ready = ready;
-        self.ready_records = records.held;
-        self.ready_records.clear();
+        released.clear();
+        self.released = released;
+    }
+
+    /// Keeps what of a run lies beyond the watermark, and gives back the rest.
+    fn hold_back<'a>(&mut self, run: &'a [RawEvent]) -> &'a [RawEvent] {
+        let passed = run.partition_point(|record| record.ts_ns <= self.watermark.0);
+        self.held.extend_from_slice(&run[passed..]);
+        &run[..passed]
     }
 
     /// Hands out what is held back: nothing more will come.
@@ -103,43 +107,6 @@ impl Merge {
         self.held_gaps.sort_by_key(|gap| (gap.to, gap.from, gap.lane, gap.hook, gap.dropped));
         let passed = self.held_gaps.partition_point(|gap| gap.to <= self.watermark);
         self.held_gaps.drain(..passed).collect()
-    }
-
-    /// Fills `ready` with the records up to the watermark in merge order.
-    fn take_ready(
-        &mut self,
-        batch: &Batch,
-        passed: Nanos,
-        ready: &mut Vec<Key>,
-        out: &mut impl FnMut(Item<'_>),
-    ) -> Records {
-        let mut held = std::mem::take(&mut self.ready_records);
-        std::mem::swap(&mut held, &mut self.held);
-        let from_held = held.len();
-        ready.reserve(from_held + batch.records.len());
-        for (index, record) in held.iter().chain(&batch.records).enumerate() {
-            if self.watermark.0 < record.ts_ns {
-                self.held.push(*record);
-            } else if index >= from_held && record.ts_ns < passed.0 {
-                let lane = lane_of(record);
-                let at = Nanos(record.ts_ns);
-                out(Item::Late(Anomaly { at, lane, kind: AnomalyKind::Late }));
-            } else {
-                let class = u64::from(record.flags >> kvmdirty_common::raw::CLASS_SHIFT);
-                let rank = u64::from(record.cpu) << 34 | class << 32 | u64::from(record.seq);
-                ready.push(Key { ts_ns: record.ts_ns, rank, index });
-            }
-        }
-        let records = Records { held };
-        if !ready.is_sorted_by(|a, b| (a.ts_ns, a.rank) < (b.ts_ns, b.rank)) {
-            ready.sort_by(|a, b| {
-                (a.ts_ns, a.rank).cmp(&(b.ts_ns, b.rank)).then_with(|| {
-                    let of = |key: &Key| records.get(&batch.records, key.index);
-                    by_content(of(a), of(b))
-                })
-            });
-        }
-        records
     }
 
     /// Compares the record's number with its lane's.
@@ -176,18 +143,123 @@ impl Merge {
     }
 }
 
-/// Held records and the batch's, under one index.
-struct Records {
-    held: Vec<RawEvent>,
+/// Where a record sorts: its time, then cpu, class and number. Equal for two records only as `RawEvent` allows.
+type Key = (u64, u64);
+
+fn key_of(record: &RawEvent) -> Key {
+    let class = u64::from(record.flags >> kvmdirty_common::raw::CLASS_SHIFT);
+    (record.ts_ns, u64::from(record.cpu) << 34 | class << 32 | u64::from(record.seq))
 }
 
-impl Records {
-    fn get<'a>(&'a self, batch: &'a [RawEvent], index: usize) -> &'a RawEvent {
-        match self.held.get(index) {
-            Some(record) => record,
-            None => &batch[index - self.held.len()],
+/// Cuts records into runs that are sorted without ties.
+///
+/// Lanes are drained one after the other and each is sorted, almost always, so a batch is a few runs.
+fn split<'a>(records: &'a [RawEvent], mut run: impl FnMut(&'a [RawEvent])) {
+    let Some(first) = records.first() else { return };
+    let (mut begin, mut last) = (0, key_of(first));
+    for (index, record) in records.iter().enumerate().skip(1) {
+        let key = key_of(record);
+        if key <= last {
+            run(&records[begin..index]);
+            begin = index;
+        }
+        last = key;
+    }
+    run(&records[begin..]);
+}
+
+/// Up to this many runs are merged by looking at the heads of all; more are sorted.
+const RUNS_MAX: usize = 16;
+
+/// Sorted runs of records.
+#[derive(Default)]
+struct Runs<'a> {
+    runs: [&'a [RawEvent]; RUNS_MAX],
+    count: usize,
+    /// All records, once the runs are too many.
+    all: Vec<&'a RawEvent>,
+}
+
+impl<'a> Runs<'a> {
+    fn push(&mut self, run: &'a [RawEvent]) {
+        if run.is_empty() {
+            return;
+        }
+        if self.count == RUNS_MAX {
+            let runs = std::mem::take(&mut self.runs);
+            self.all.extend(runs.into_iter().flatten());
+            self.count = 0;
+        }
+        if self.all.is_empty() {
+            self.runs[self.count] = run;
+            self.count += 1;
+        } else {
+            self.all.extend(run);
         }
     }
+
+    /// Visits the records in merge order.
+    fn visit(mut self, mut visit: impl FnMut(&'a RawEvent)) {
+        if !self.all.is_empty() {
+            self.all.sort_by(|a, b| key_of(a).cmp(&key_of(b)).then_with(|| by_content(a, b)));
+            self.all.into_iter().for_each(visit);
+            return;
+        }
+        let mut runs = self.runs.map(|run| Head::of(run.iter()));
+        let mut count = self.count;
+        while 1 < count {
+            let (first, limit) = first_of(&runs[..count]);
+            let head = &mut runs[first];
+            while let Some(record) = head.record {
+                visit(record);
+                *head = Head::of(std::mem::take(&mut head.rest));
+                if limit <= head.key {
+                    break;
+                }
+            }
+            if head.record.is_none() {
+                count -= 1;
+                runs.swap(first, count);
+            }
+        }
+        let [Head { record, rest, .. }, ..] = runs;
+        record.into_iter().chain(rest).for_each(visit);
+    }
+}
+
+/// The next record of a run, and what follows it.
+struct Head<'a> {
+    key: Key,
+    record: Option<&'a RawEvent>,
+    rest: std::slice::Iter<'a, RawEvent>,
+}
+
+impl<'a> Head<'a> {
+    fn of(mut rest: std::slice::Iter<'a, RawEvent>) -> Self {
+        let record = rest.next();
+        Self { key: record.map_or((u64::MAX, u64::MAX), key_of), record, rest }
+    }
+}
+
+/// The run whose head comes first, and the key of the head that comes second.
+fn first_of(runs: &[Head<'_>]) -> (usize, Key) {
+    let (mut first, mut limit) = (0, (u64::MAX, u64::MAX));
+    for run in 1..runs.len() {
+        let (one, other) = (&runs[first], &runs[run]);
+        let is_before = match other.key.cmp(&one.key) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => one
+                .record
+                .zip(other.record)
+                .is_some_and(|(one, other)| by_content(other, one) == Ordering::Less),
+        };
+        limit = limit.min(if is_before { one.key } else { other.key });
+        if is_before {
+            first = run;
+        }
+    }
+    (first, limit)
 }
 
 fn lane_of(record: &RawEvent) -> Lane {
@@ -236,6 +308,22 @@ mod tests {
         let whole = merged(&[(&all, 20)]);
         assert_eq!(merged(&[(&all[..2], 10), (&all[2..], 20)]), whole);
         assert_eq!(merged(&[(&all, 0)]), whole);
+    }
+
+    #[test]
+    fn few_runs_and_many_come_out_in_the_same_order() {
+        let lanes = |count: u16| -> Vec<RawEvent> {
+            let of = |cpu: u16| {
+                (0..5).map(move |n| record(cpu, n, 7 + u64::from(n) * 3 + u64::from(cpu % 4)))
+            };
+            (0..count).flat_map(of).collect()
+        };
+        for count in [1, 2, RUNS_MAX as u16, RUNS_MAX as u16 + 1, 40] {
+            let mut sorted = lanes(count);
+            sorted.sort_by_key(|record| (record.ts_ns, record.cpu, record.seq));
+            let expected: Vec<String> = sorted.iter().map(|r| r.ts_ns.to_string()).collect();
+            assert_eq!(merged(&[(&lanes(count), 100)]), expected, "{count} lanes");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ impl super::Vm {
 }
 
 impl Detector {
+    // Out of line: a VM is large, and the frame of `dispatch` should not be.
+    #[inline(never)]
     pub(super) fn on_vm_seen(&mut self, at: At<'_>) {
         let EventKind::VmSeen { tgid, manual_protect, ring_bytes, created, .. } = at.event.kind
         else {

@@ -249,10 +249,17 @@ impl Detector {
         self.judge_residue();
     }
 
+    #[inline]
     fn vm(&mut self, id: VmId) -> usize {
         if self.vms.get(self.last_vm).is_some_and(|vm| vm.id == id) {
             return self.last_vm;
         }
+        self.other_vm(id)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_vm(&mut self, id: VmId) -> usize {
         self.last_vm = match self.vms.iter().position(|vm| vm.id == id) {
             Some(index) => index,
             None => {

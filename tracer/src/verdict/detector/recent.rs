@@ -33,6 +33,13 @@ impl<T: Copy + Default, const N: usize> Recent<T, N> {
         self.items[..len].iter_mut()
     }
 
+    /// The newest one that fits.
+    pub fn newest_mut(&mut self, fits: impl Fn(&T) -> bool) -> Option<&mut T> {
+        let oldest = self.pushed.saturating_sub(N);
+        let place = (oldest..self.pushed).rev().map(|n| n % N).find(|&n| fits(&self.items[n]))?;
+        Some(&mut self.items[place])
+    }
+
     /// Something was pushed out.
     pub const fn has_forgotten(&self) -> bool {
         N < self.pushed

@@ -242,12 +242,19 @@ impl Vm {
     }
 
     /// The slot of that id, made if it was never shown: then `near` is a page of it.
+    #[inline]
     pub fn slot(&mut self, id: SlotId, near: Gfn) -> usize {
         if let Some(slot) = self.slots.get(self.last_slot)
             && slot.id == id
         {
             return self.last_slot;
         }
+        self.other_slot(id, near)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_slot(&mut self, id: SlotId, near: Gfn) -> usize {
         self.last_slot = match self.slots.iter().position(|slot| slot.id == id) {
             Some(index) => index,
             None => {

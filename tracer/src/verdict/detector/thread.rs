@@ -222,6 +222,8 @@ impl Threads {
         place as usize
     }
 
+    #[cold]
+    #[inline(never)]
     fn find_or_add(&mut self, tid: Tid) -> u32 {
         if let Some(&place) = self.index.get(&tid) {
             return place;
@@ -317,10 +319,8 @@ impl Thread {
 
     /// The mark belongs to a store that was seen.
     pub fn claim(&mut self, ordinal: Ordinal) {
-        for mark in self.marks.iter_mut() {
-            if mark.ordinal == ordinal {
-                mark.is_claimed = true;
-            }
+        if let Some(mark) = self.marks.newest_mut(|mark| mark.ordinal == ordinal) {
+            mark.is_claimed = true;
         }
     }
 }
