@@ -244,6 +244,8 @@ pub mod abi {
     pub const RING_RESET_COUNTS: u64 = 1 << 6;
     /// `kvm_setup_guest_pvclock` takes the vCPU second (7.x), not first.
     pub const PVCLOCK_VCPU_SECOND: u64 = 1 << 7;
+    /// `kvm_dirty_ring_push(vcpu, slot, offset)`; before 6.2 `(ring, slot, offset)`.
+    pub const RING_PUSH_HAS_VCPU: u64 = 1 << 8;
 }
 
 impl Config {

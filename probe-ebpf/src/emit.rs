@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use kvmdirty_common::hook::HOOKS_MAX;
+use kvmdirty_common::limits::CPUS_MAX;
 use kvmdirty_common::raw::{CLASS_SHIFT, SPAN_SATURATED};
 use kvmdirty_common::{Class, Hook, Kind, RawEvent};
 
@@ -81,6 +82,13 @@ fn current_cpu() -> u32 {
     unsafe { bpf_get_smp_processor_id() }
 }
 
+/// The CPU whose counters are used: its own, for all but machines with more than `CPUS_MAX`.
+#[inline(always)]
+fn lane_cpu() -> u32 {
+    const { assert!(CPUS_MAX.is_power_of_two()) }
+    current_cpu() & (CPUS_MAX - 1)
+}
+
 /// Counts a fact that left no trace in any sequence.
 #[inline(always)]
 pub fn count_missed(hook: Hook) {
@@ -93,8 +101,8 @@ pub fn count_missed(hook: Hook) {
 /// many records as numbers were taken, nothing older than that reading can still arrive.
 #[inline(always)]
 fn take_number(class: Class) -> Option<u32> {
-    let lanes = LANES.get_ptr_mut(0)?;
-    // SAFETY: the pointer is into this CPU's value. An interrupting program may take the same number, as documented
+    let lanes = LANES.get_ptr_mut(lane_cpu())?;
+    // SAFETY: the pointer is to this CPU's value. An interrupting program may take the same number, as documented
     // at `RawEvent`; 5.10 has no atomic that returns the old value.
     let seq = unsafe { &mut (*lanes).seq[class as usize] };
     let number = *seq;
@@ -127,8 +135,8 @@ fn write<'a>(
 
 #[inline(always)]
 fn count_drop(class: Class, hook: Hook) {
-    if let Some(lanes) = LANES.get_ptr_mut(0) {
-        // SAFETY: the pointer is into this CPU's value.
+    if let Some(lanes) = LANES.get_ptr_mut(lane_cpu()) {
+        // SAFETY: the pointer is to this CPU's value.
         add_one(unsafe { &raw mut (*lanes).dropped[class as usize] });
     }
     count(hook as u32);
@@ -136,7 +144,7 @@ fn count_drop(class: Class, hook: Hook) {
 
 #[inline(always)]
 fn count(index: u32) {
-    if let Some(counter) = MISSES.get_ptr_mut(index) {
+    if let Some(counter) = MISSES.get_ptr_mut(lane_cpu() * 2 * HOOKS_MAX + index) {
         add_one(counter);
     }
 }

@@ -1,8 +1,9 @@
 //! Every map of the probe.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{ArrayOfMaps, RingBuf as BtfRingBuf};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use kvmdirty_common::hook::HOOKS_MAX;
 use kvmdirty_common::{RawEvent, limits};
 
@@ -23,22 +24,30 @@ pub static BOUNDARY_RING: RingBuf = RingBuf::with_byte_size(limits::BOUNDARY_RIN
 #[map]
 pub static SYSCALL_RING: RingBuf = RingBuf::with_byte_size(limits::SYSCALL_RING_BYTES, 0);
 
-/// Sequence numbers and drops per lane: one value per CPU, one number per class.
+/// Sequence numbers and drops per lane: one value per CPU, one number per class. Its size is that of a cache line, so
+/// that CPUs do not share one.
 #[repr(C)]
 pub struct Lanes {
     /// The next record's number.
     pub seq: [u64; 3],
     /// Numbers taken by records that could not be reserved.
     pub dropped: [u64; 3],
+    /// Nothing.
+    pub reserved: [u64; 2],
 }
 
-/// The lanes of each CPU.
+/// The lanes of each CPU, by its number.
+///
+/// User space maps this and [`MISSES`] into its memory and reads them there. It must not ask for them with `bpf(2)`:
+/// while a map is read that way (`bpf_disable_instrumentation`, kernel/bpf/syscall.c) no kprobe program runs on that
+/// CPU, and where the kernel may preempt the reader in the middle (7.3) thousands of records were missed.
 #[map]
-pub static LANES: PerCpuArray<Lanes> = PerCpuArray::with_max_entries(1, 0);
+pub static LANES: Array<Lanes> = Array::with_max_entries(limits::CPUS_MAX, BPF_F_MMAPABLE);
 
-/// Misses per hook, see `kvmdirty_common::hook::HOOKS_MAX`.
+/// Misses per CPU and hook, see `kvmdirty_common::hook::HOOKS_MAX`: `2 * HOOKS_MAX` words for each CPU.
 #[map]
-pub static MISSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * HOOKS_MAX, 0);
+pub static MISSES: Array<u64> =
+    Array::with_max_entries(limits::CPUS_MAX * 2 * HOOKS_MAX, BPF_F_MMAPABLE);
 
 /// VMs that are followed, by `struct kvm *`.
 #[map]

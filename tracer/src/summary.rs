@@ -3,6 +3,7 @@
 //! Bounded everywhere: long lists keep the newest (harvests), the longest (windows) or the first (findings) entries and
 //! say how many there were.
 
+pub mod check;
 pub mod words;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +14,8 @@ use crate::event::{
     VcpuId, VmId,
 };
 use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
+
+pub use check::{Check, SelfCheck, State};
 
 pub use crate::verdict::harvest::Harvest;
 pub use crate::verdict::tally::{HEAT_CELLS, HeatCell, VerdictCounts};
@@ -67,6 +70,8 @@ pub struct Summary {
     pub series: Series,
     /// mmu_lock waits as seen from outside.
     pub lock_waits: LockWaits,
+    /// Whether what is attached fires.
+    pub self_check: SelfCheck,
 }
 
 /// Gaps and anomalies kept one by one.
@@ -295,6 +300,7 @@ impl Summary {
     pub fn observe(&mut self, event: &Event) {
         let at = event.span.hi;
         self.by_kind.0[event.kind.kind() as usize & 63] += 1;
+        self.self_check.observe(event);
         let bucket = self.series.bucket(at);
         bucket.events += 1;
         match event.kind {

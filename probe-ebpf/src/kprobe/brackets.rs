@@ -35,7 +35,8 @@ pub struct Mark {
     pub slot: u64,
     pub gfn: u64,
     pub spte: u64,
-    pub ring_index: u64,
+    /// The dirty ring it pushes to; 0: none.
+    pub ring: u64,
     pub flags: u64,
 }
 
@@ -43,7 +44,12 @@ pub struct Mark {
 #[repr(C)]
 pub struct Fast {
     pub begin_ns: u64,
+    pub kvm: u64,
+    pub fault: u64,
     pub sptep: u64,
+    /// Where the walk puts the SPTE's value, and that value.
+    pub out: u64,
+    pub old: u64,
 }
 
 /// A page fault.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fast_page_fault()  walk -> *sptep  cmpxchg RO to W  mark_page_dirty_in_slot()  trace_fast_page_fault()
-//! hooks              walked*                          mark                       fast_fault_done
+//! hooks              walk, walked*                    mark             fast_fault_done, or fast_fault_return*
 //! ```
 //! The cmpxchg has no hook of its own: `*sptep` read at the mark's entry says on which side of the mark it lies.
 
@@ -14,7 +14,7 @@ use kvmdirty_common::{Hook, Kind};
 
 use crate::config::{config, offset};
 use crate::emit::{self, Fact};
-use crate::kernel::{field, field_or_0, now, tracepoint_arguments};
+use crate::kernel::{field, field_or_0, now, read, tracepoint_arguments};
 use crate::thread::Thread;
 use crate::vm::is_followed;
 
@@ -28,13 +28,27 @@ const W: u64 = 1 << 1;
 /// it calls before each attempt.
 #[kprobe]
 pub fn fast_fault(ctx: ProbeContext) -> u32 {
-    if !is_followed(field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm))) {
+    let kvm = field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm));
+    if !is_followed(kvm) {
         return 0;
     }
     if let Some(thread) = Thread::current() {
-        thread.brackets.fast.sptep = 0;
-        thread.brackets.fast.begin_ns = now();
+        let fast = &mut thread.brackets.fast;
+        fast.kvm = kvm;
+        fast.fault = ctx.arg(1).unwrap_or(0);
+        fast.sptep = 0;
+        fast.out = 0;
+        fast.begin_ns = now();
     }
+    0
+}
+
+/// `kvm_tdp_mmu_fast_pf_get_last_sptep(vcpu, gfn, spte)`, inside `fast_page_fault`: `*spte` becomes the value that the
+/// cmpxchg expects.
+#[kprobe]
+pub fn fast_fault_walk(ctx: ProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    thread.brackets.fast.out = ctx.arg(2).unwrap_or(0);
     0
 }
 
@@ -45,7 +59,31 @@ pub fn fast_fault_walked(ctx: RetProbeContext) -> u32 {
     let fast = &mut thread.brackets.fast;
     if fast.begin_ns != 0 {
         fast.sptep = ctx.ret();
+        fast.old = if fast.out == 0 { 0 } else { read(fast.out).unwrap_or(0) };
     }
+    0
+}
+
+/// `fast_page_fault` returned. Without a walk (a fault that cannot be fast) there is nothing to tell.
+///
+/// Taken instead of the tracepoint where the TDP MMU is in use: there the tracepoint's program may be preempted (7.x
+/// calls tracepoints with preemption enabled), and every other thread of that CPU misses it meanwhile.
+#[kretprobe]
+pub fn fast_fault_return(ctx: RetProbeContext) -> u32 {
+    let Some(thread) = Thread::known() else { return 0 };
+    let fast = &mut thread.brackets.fast;
+    let (begin_ns, sptep, old) = (fast.begin_ns, fast.sptep, fast.old);
+    fast.begin_ns = 0;
+    fast.sptep = 0;
+    if begin_ns == 0 || sptep == 0 {
+        return 0;
+    }
+    let (kvm, fault) = (fast.kvm, fast.fault);
+    let is_write = field::<u8>(fault, offset!(fault_write)).unwrap_or(0) & 1;
+    let ret = u64::from(ctx.ret::<u32>());
+    let fixed = succeeded(ret, sptep, thread) && is_write != 0 && old & W == 0;
+    let gfn = field_or_0(fault, offset!(fault_gfn));
+    emit_fault(kvm, begin_ns, fixed, [gfn, old, ret, sptep]);
     0
 }
 
@@ -75,9 +113,15 @@ pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
         (address >> 12, (error_code >> 1) as u8 & 1, sptep, old, ret)
     };
     let ret = ret & 0xffff_ffff;
-    let level = if old & LARGE == 0 { 1 } else { 2 };
     // Success alone is not enough: the fast path also restores access-tracked SPTEs, for reads, without W.
-    let fixed = ret == config!(ret_pf_fixed) && is_write != 0 && old & W == 0;
+    let fixed = succeeded(ret, sptep, thread) && is_write != 0 && old & W == 0;
+    emit_fault(kvm, begin_ns, fixed, [gfn, old, ret, sptep]);
+    0
+}
+
+#[inline(always)]
+fn emit_fault(kvm: u64, begin_ns: u64, fixed: bool, [gfn, old, ret, sptep]: [u64; 4]) {
+    let level = if old & LARGE == 0 { 1 } else { 2 };
     emit::page(
         Hook::FastFault,
         &Fact {
@@ -88,5 +132,14 @@ pub fn fast_fault_done(ctx: RawTracePointContext) -> i32 {
             args: [gfn & gfnref::GFN | level << gfnref::LEVEL_SHIFT, old, ret, sptep],
         },
     );
-    0
+}
+
+/// The cmpxchg succeeded: the return value says so or, where the kernel publishes no `RET_PF_FIXED` (5.10), the SPTE is
+/// writable now or the fault has marked already, which before this tracepoint only the fast path does.
+#[inline(always)]
+fn succeeded(ret: u64, sptep: u64, thread: &Thread) -> bool {
+    if config!(ret_pf_fixed) != u64::MAX {
+        return ret == config!(ret_pf_fixed);
+    }
+    thread.brackets.fault.is_touched != 0 || read::<u64>(sptep).is_some_and(|spte| spte & W != 0)
 }

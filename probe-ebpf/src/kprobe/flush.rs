@@ -4,6 +4,7 @@ use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use kvmdirty_common::{Hook, Kind};
 
+use super::word::emit_word;
 use crate::emit::{self, Fact};
 use crate::kernel::{flush_requests, now};
 use crate::thread::Thread;
@@ -29,6 +30,10 @@ fn begin(kvm: u64, first: u64, npages: u64) {
         return;
     }
     let Some(thread) = Thread::current() else { return };
+    // A helper that protects a slot flushes before it returns (5.10): what it protected so far was protected before.
+    if thread.brackets.protect.begin_ns != 0 {
+        emit_word(kvm, &mut thread.brackets.word);
+    }
     let flush = &mut thread.brackets.flush;
     flush.kvm = kvm;
     flush.before = flush_requests(kvm);

@@ -14,10 +14,10 @@
 //! take the record's time                                        <- the bit did not outlive this xchg
 //! ```
 
-use aya_ebpf::macros::{kprobe, kretprobe, raw_tracepoint};
-use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use kvmdirty_common::kind::{flag, slotref};
-use kvmdirty_common::target::abi;
+use kvmdirty_common::target::{ABSENT, abi};
 use kvmdirty_common::{Hook, Kind};
 
 use super::host_write;
@@ -93,7 +93,7 @@ fn begin(kvm: u64, slot: u64, gfn: u64) {
     mark.slot = slot;
     mark.gfn = gfn;
     mark.spte = spte;
-    mark.ring_index = 0;
+    mark.ring = 0;
     mark.flags = flags.into();
     mark.begin_ns = now();
 }
@@ -123,9 +123,12 @@ fn end() {
     mark.begin_ns = 0;
     let slot = Slot::read(mark.slot);
     let mut flags = mark.flags as u8;
-    let mut word = mark.ring_index;
-    if flags & flag::MARK_RING == 0
-        && slot.slotref & slotref::LOGGING != 0
+    let mut word = 0;
+    if mark.ring != 0 {
+        // Only the vCPU's own thread pushes to its ring, and this is that thread: the index is this push's.
+        word = field::<u32>(mark.ring, offset!(ring_dirty_index)).unwrap_or(0).into();
+        flags |= flag::MARK_RING;
+    } else if slot.slotref & slotref::LOGGING != 0
         && let Some(value) = slot.word(mark.gfn)
     {
         word = value;
@@ -148,15 +151,21 @@ fn end() {
     });
 }
 
-/// `kvm_dirty_ring_push(ring, slot, offset)`, after `dirty_index` was incremented: folded into the mark around it.
-#[raw_tracepoint(tracepoint = "kvm_dirty_ring_push")]
-pub fn push_in_mark(ctx: RawTracePointContext) -> i32 {
+/// `kvm_dirty_ring_push(vcpu, slot, offset)`, before 6.2 `(ring, slot, offset)`: folded into the mark around it, whose
+/// exit reads the index.
+#[kprobe]
+pub fn push_in_mark(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::known() else { return 0 };
     let mark = &mut thread.brackets.mark;
     if mark.begin_ns != 0 {
-        let index = field::<u32>(ctx.arg(0), offset!(ring_dirty_index)).unwrap_or(0);
-        mark.ring_index = index.into();
-        mark.flags |= u64::from(flag::MARK_RING);
+        let first: u64 = ctx.arg(0).unwrap_or(0);
+        mark.ring = if config!(abi) & abi::RING_PUSH_HAS_VCPU == 0 {
+            first
+        } else if offset!(vcpu_dirty_ring) == ABSENT {
+            0
+        } else {
+            first + u64::from(offset!(vcpu_dirty_ring))
+        };
     }
     0
 }

@@ -8,14 +8,15 @@
 //! slot            slot_commit                                                    kvm_arch_commit_memory_region
 //! mark            mark, mark_return*                                             mark_page_dirty_in_slot
 //!           mark_by_vcpu, mark_by_vm, mark_return* (5.10 only)             kvm_vcpu_mark_page_dirty, mark_page_dirty
-//! ring push       push_in_mark (raw_tp kvm_dirty_ring_push)
+//! ring push       push_in_mark                                                   kvm_dirty_ring_push
 //! ring reset      reset, reset_return*                                           kvm_dirty_ring_reset
 //! harvest word    word, word_return*                                         kvm_arch_mmu_enable_log_dirty_pt_masked
 //! write-protect   tdp_spte_changed (raw_tp), rmap_protect, shadow_store
 //! spte change     tdp_spte_changed (raw_tp kvm_tdp_mmu_spte_changed; 5.10: tdp_changed on __handle_changed_spte),
 //!                 shadow_set + shadow_set_done (mmu_set_spte; raw_tp kvm_mmu_set_spte)
-//! fast fault      fast_fault, fast_fault_done (fast_page_fault; raw_tp fast_page_fault)
-//!   evidence      fast_fault_walked* (kvm_tdp_mmu_fast_pf_get_last_sptep)
+//! fast fault      fast_fault, fast_fault_return* (fast_page_fault); without TDP MMU, or where that is inlined (6.1):
+//!                 fast_fault_done (raw_tp fast_page_fault)
+//!   evidence      fast_fault_walk, fast_fault_walked* (kvm_tdp_mmu_fast_pf_get_last_sptep)
 //! fault           fault, fault_return* (kvm_mmu_page_fault)
 //! flush           flush, flush_return*                               kvm_flush_remote_tlbs (+ hv_flush_remote_tlbs*)
 //! slot protect    slot_protect, slot_protect_return*                             kvm_mmu_slot_remove_write_access,

@@ -6,6 +6,7 @@ use kvmdirty_common::kind::{flag, gfnref};
 use kvmdirty_common::target::abi;
 use kvmdirty_common::{Hook, Kind};
 
+use super::brackets::Word;
 use super::word;
 use crate::config::{config, offset};
 use crate::emit::{self, Fact};
@@ -154,7 +155,8 @@ pub fn shadow_set_done(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `rmap_write_protect(rmap_head, pt_protect)`: the stores inside belong to the rmap's gfn.
+/// `rmap_write_protect(rmap_head, pt_protect)`: the stores inside belong to the rmap's gfn. Before 5.16
+/// `__rmap_write_protect(kvm, rmap_head, pt_protect)`, of which compilers drop the unused `kvm`.
 #[kprobe]
 pub fn rmap_protect(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::known() else { return 0 };
@@ -162,14 +164,20 @@ pub fn rmap_protect(ctx: ProbeContext) -> u32 {
     if word.begin_ns == 0 {
         return 0;
     }
-    let head: u64 = ctx.arg(0).unwrap_or(0);
-    // `struct kvm_rmap_head` is one word; heads above level 1 lie in other arrays and fall outside the word's gfns.
-    word.walked = if word.rmap != 0 && word.rmap <= head {
-        word.base + (head - word.rmap) / 8 + 1
-    } else {
-        0
-    };
+    let walked = gfn_of_head(word, ctx.arg(0).unwrap_or(0));
+    word.walked = if walked == 0 { gfn_of_head(word, ctx.arg(1).unwrap_or(0)) } else { walked };
     0
+}
+
+/// gfn + 1 of the word in hand whose rmap that is; 0: of none of its gfns.
+#[inline(always)]
+fn gfn_of_head(word: &Word, head: u64) -> u64 {
+    // `struct kvm_rmap_head` is one word; heads above level 1 lie in other arrays and fall outside the word's gfns.
+    if word.rmap == 0 || head < word.rmap {
+        return 0;
+    }
+    let gfn = word.base + (head - word.rmap) / 8;
+    if word.first <= gfn && gfn - word.first < 64 { gfn + 1 } else { 0 }
 }
 
 /// `mmu_spte_update(sptep, new_spte)`: inside a rmap walk of a harvest, a write-protection.

@@ -117,7 +117,7 @@ impl Drain for LiveSource {
     fn finish(mut self) -> Result<Batch> {
         self.session.detach();
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) =
-            Ended { costs: self.session.overhead(), drops: self.session.drops()? };
+            Ended { costs: self.session.overhead(), drops: self.session.drops() };
         Ok(self.session.finish()?)
     }
 

@@ -40,6 +40,8 @@ pub struct Kernel {
     pub symbols: Symbols,
     /// The kernel takes kprobes.
     pub has_kprobes: bool,
+    /// Guests get roots of the TDP MMU.
+    pub has_tdp_mmu: bool,
     /// KVM's own types come from a module's BTF or from `vmlinux`.
     pub is_kvm_module: bool,
 }
@@ -62,6 +64,7 @@ impl Kernel {
             offsets: offsets::of(&btf),
             forms: offsets::function_forms(&btf),
             has_kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
+            has_tdp_mmu: has_tdp_mmu(),
             is_kvm_module: Path::new("/sys/module/kvm/initstate").exists(),
             symbols,
             btf,
@@ -80,6 +83,16 @@ impl Kernel {
     pub fn present_mask(&self) -> u64 {
         if (5, 13) <= self.version { 1 << 11 } else { 0 }
     }
+}
+
+/// `kvm.tdp_mmu` says what was asked for; without nested paging nothing comes of it.
+fn has_tdp_mmu() -> bool {
+    let is_on = |path: &str| {
+        std::fs::read_to_string(path).is_ok_and(|value| matches!(value.trim(), "Y" | "1"))
+    };
+    is_on("/sys/module/kvm/parameters/tdp_mmu")
+        && (is_on("/sys/module/kvm_amd/parameters/npt")
+            || is_on("/sys/module/kvm_intel/parameters/ept"))
 }
 
 fn is_wanted(name: &str) -> bool {

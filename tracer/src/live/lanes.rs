@@ -6,19 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{MapData, PerCpuArray};
 use kvmdirty_common::raw::CLASS_SHIFT;
 use kvmdirty_common::{Class, RawEvent};
 
-use super::LiveError;
+use super::mapped::Counters;
 use crate::event::{CpuId, Gap, GapCause, Lane, Nanos};
 
-/// `Lanes` of the probe: `seq` and `dropped`, one number per class.
-type Counters = [u64; 6];
+/// Words of `Lanes` in the probe: `seq` and `dropped`, one number per class, and two words of nothing.
+pub const LANE_WORDS: u32 = 8;
 
 /// The per-CPU counters of the probe.
 pub struct Lanes {
-    map: PerCpuArray<MapData, Counters>,
+    counters: Counters,
     seen: BTreeMap<Lane, Seen>,
     taken: BTreeMap<Lane, Taken>,
 }
@@ -39,30 +38,25 @@ struct Taken {
 }
 
 impl Lanes {
-    /// Watches the counters in `map`.
+    /// Watches the counters.
     #[must_use]
-    pub fn new(map: PerCpuArray<MapData, Counters>) -> Self {
-        Self { map, seen: BTreeMap::new(), taken: BTreeMap::new() }
+    pub fn new(counters: Counters) -> Self {
+        Self { counters, seen: BTreeMap::new(), taken: BTreeMap::new() }
     }
 
     /// Reads the probe's counters.
-    ///
-    /// # Errors
-    /// [`LiveError::Map`].
-    pub fn read(&mut self) -> Result<(), LiveError> {
-        let values =
-            self.map.get(&0, 0).map_err(|source| LiveError::Map { map: "LANES", source })?;
-        for (cpu, counters) in values.iter().enumerate() {
+    pub fn read(&mut self) {
+        for cpu in 0..self.counters.words() / LANE_WORDS {
             for class in Class::ALL {
-                let seq = counters[class as usize];
+                let word = cpu * LANE_WORDS + class as u32;
+                let seq = self.counters.word(word);
                 if seq != 0 {
                     let lane = Lane { class, cpu: CpuId(cpu as u16) };
-                    let dropped = counters[3 + class as usize];
+                    let dropped = self.counters.word(word + 3);
                     self.taken.insert(lane, Taken { seq, dropped });
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes note of a delivered record.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{MapData, PerCpuArray};
-use kvmdirty_common::Hook;
 use kvmdirty_common::hook::HOOKS_MAX;
+use kvmdirty_common::{Hook, limits};
 
+use super::clock;
 use super::counters::{self, Links};
+use super::mapped::Counters;
 use super::object::Object;
 use super::points::POINTS;
-use super::{LiveError, clock};
 use crate::event::{Gap, GapCause, Nanos};
 
 /// Which counter increased.
@@ -36,7 +36,7 @@ pub struct Drops {
 
 /// Every miss counter with its last reading.
 pub struct Misses {
-    map: PerCpuArray<MapData, u64>,
+    counters: Counters,
     links: Links,
     last: BTreeMap<Counter, u64>,
     polled: Nanos,
@@ -45,8 +45,8 @@ pub struct Misses {
 impl Misses {
     /// Counts from now on.
     #[must_use]
-    pub fn new(map: PerCpuArray<MapData, u64>, links: Links) -> Self {
-        Self { map, links, last: BTreeMap::new(), polled: Nanos(clock::now()) }
+    pub fn new(counters: Counters, links: Links) -> Self {
+        Self { counters, links, last: BTreeMap::new(), polled: Nanos(clock::now()) }
     }
 
     /// When the counters were read last: misses up to then are known.
@@ -66,14 +66,11 @@ impl Misses {
     }
 
     /// Reads all counters; every increase is a gap since the previous reading.
-    ///
-    /// # Errors
-    /// [`LiveError::Map`].
-    pub fn poll(&mut self, object: &Object) -> Result<Vec<Gap>, LiveError> {
+    pub fn poll(&mut self, object: &Object) -> Vec<Gap> {
         let begin = Nanos(clock::now());
         let mut readings = Vec::new();
         for &hook in Hook::ALL {
-            let missed = self.hook_misses(hook)?;
+            let missed = self.hook_misses(hook);
             readings.push((Counter::Hook(hook), missed));
         }
         let recursions = counters::recursion_misses(object);
@@ -92,37 +89,25 @@ impl Misses {
             }
         }
         self.polled = begin;
-        Ok(gaps)
+        gaps
     }
 
     /// Records that found no room in a ring, by CPU and hook; only those that are more than none.
-    ///
-    /// # Errors
-    /// [`LiveError::Map`].
-    pub fn drops(&self) -> Result<Vec<Drops>, LiveError> {
-        let mut drops = Vec::new();
-        for &hook in Hook::ALL {
-            let values = self
-                .map
-                .get(&(hook as u32), 0)
-                .map_err(|source| LiveError::Map { map: "MISSES", source })?;
-            drops.extend(
-                values
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, records)| **records != 0)
-                    .map(|(cpu, &records)| Drops { cpu: cpu as u16, hook: hook.name(), records }),
-            );
-        }
-        drops.sort_by_key(|drops| drops.cpu);
-        Ok(drops)
+    #[must_use]
+    pub fn drops(&self) -> Vec<Drops> {
+        let of_cpu = |cpu: u32| {
+            Hook::ALL.iter().map(move |&hook| Drops {
+                cpu: cpu as u16,
+                hook: hook.name(),
+                records: self.counters.word(cpu * 2 * HOOKS_MAX + hook as u32),
+            })
+        };
+        (0..limits::CPUS_MAX).flat_map(of_cpu).filter(|drops| drops.records != 0).collect()
     }
 
-    fn hook_misses(&self, hook: Hook) -> Result<u64, LiveError> {
-        let index = HOOKS_MAX + hook as u32;
-        let values =
-            self.map.get(&index, 0).map_err(|source| LiveError::Map { map: "MISSES", source })?;
-        Ok(values.iter().sum())
+    fn hook_misses(&self, hook: Hook) -> u64 {
+        let of_cpu = |cpu| self.counters.word(cpu * 2 * HOOKS_MAX + HOOKS_MAX + hook as u32);
+        (0..limits::CPUS_MAX).map(of_cpu).sum()
     }
 }
 

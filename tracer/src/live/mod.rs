@@ -26,6 +26,7 @@ mod clock;
 mod counters;
 mod inventory;
 mod lanes;
+mod mapped;
 mod masks;
 mod memory;
 mod misses;

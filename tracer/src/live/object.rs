@@ -144,8 +144,15 @@ impl Object {
     where
         T: TryFrom<Map, Error = aya::maps::MapError>,
     {
-        let found = self.ebpf.take_map(map).ok_or(LiveError::ObjectMismatch { name: map })?;
-        T::try_from(found).map_err(|source| LiveError::Map { map, source })
+        T::try_from(self.take_map(map)?).map_err(|source| LiveError::Map { map, source })
+    }
+
+    /// As [`Self::take`], whatever its type.
+    ///
+    /// # Errors
+    /// [`LiveError::ObjectMismatch`].
+    pub fn take_map(&mut self, map: &'static str) -> Result<Map, LiveError> {
+        self.ebpf.take_map(map).ok_or(LiveError::ObjectMismatch { name: map })
     }
 
     /// Creates the shards of the page ring and puts them where the programs look for them.

@@ -97,6 +97,7 @@ pub fn function_forms(btf: &Btf) -> u64 {
         | bit(btf.tracepoint_arguments("fast_page_fault") == Some(5), abi::FAST_FAULT_HAS_FAULT)
         | bit(count("kvm_dirty_ring_reset") == Some(3), abi::RING_RESET_COUNTS)
         | bit(second("kvm_setup_guest_pvclock", "vcpu"), abi::PVCLOCK_VCPU_SECOND)
+        | bit(first("kvm_dirty_ring_push", "vcpu"), abi::RING_PUSH_HAS_VCPU)
 }
 
 #[cfg(test)]

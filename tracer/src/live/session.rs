@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
-use kvmdirty_common::RawEvent;
+use aya::maps::{MapData, RingBuf};
+use kvmdirty_common::hook::HOOKS_MAX;
 use kvmdirty_common::raw::RECORD_BYTES;
+use kvmdirty_common::{RawEvent, limits};
 use zerocopy::FromBytes as _;
 
 use super::attach::Attached;
 use super::counters::{self, Cost, Links};
 use super::kernel::Kernel;
-use super::lanes::Lanes;
+use super::lanes::{LANE_WORDS, Lanes};
+use super::mapped::Counters;
 use super::memory::Memory;
 use super::misses::{Drops, Misses};
 use super::object::Object;
@@ -107,8 +109,8 @@ impl Session {
         }
         let links = Links::of(&attached.object);
         let Attached { mut object, rings, plan, masks, window: _ } = attached;
-        let lanes: PerCpuArray<MapData, [u64; 6]> = object.take("LANES")?;
-        let misses: PerCpuArray<MapData, u64> = object.take("MISSES")?;
+        let lanes = Counters::of(&mut object, "LANES", limits::CPUS_MAX * LANE_WORDS)?;
+        let misses = Counters::of(&mut object, "MISSES", limits::CPUS_MAX * 2 * HOOKS_MAX)?;
         Ok(Self {
             rings,
             lanes: Lanes::new(lanes),
@@ -140,11 +142,11 @@ impl Session {
     /// A map of the probe cannot be read any more.
     pub fn drain(&mut self) -> Result<Batch, LiveError> {
         let now = Nanos(clock::now());
-        self.lanes.read()?;
+        self.lanes.read();
         let records = self.take_records();
         let mut gaps = Vec::new();
         if POLL_NS <= now.since(self.misses.polled()) {
-            gaps = self.misses.poll(&self.object)?;
+            gaps = self.misses.poll(&self.object);
         }
         self.advance(now);
         Ok(Batch { records, gaps, watermark: self.watermark })
@@ -164,7 +166,7 @@ impl Session {
         // Programs that are running when their link goes away finish within a scheduling quantum.
         let mut records = Vec::new();
         for _ in 0..50 {
-            self.lanes.read()?;
+            self.lanes.read();
             records.append(&mut self.take_records());
             if self.lanes.is_complete() {
                 break;
@@ -172,7 +174,7 @@ impl Session {
             std::thread::sleep(Duration::from_millis(2));
         }
         let now = Nanos(clock::now());
-        let mut gaps = self.misses.poll(&self.object)?;
+        let mut gaps = self.misses.poll(&self.object);
         gaps.append(&mut self.lanes.trailing_gaps(now));
         Ok(Batch { records, gaps, watermark: now })
     }
@@ -184,10 +186,8 @@ impl Session {
     }
 
     /// Records dropped in the kernel so far, by CPU and hook.
-    ///
-    /// # Errors
-    /// As [`Self::drain`].
-    pub fn drops(&self) -> Result<Vec<Drops>, LiveError> {
+    #[must_use]
+    pub fn drops(&self) -> Vec<Drops> {
         self.misses.drops()
     }
 

@@ -89,6 +89,8 @@ pub const TRACEPOINT_WAYS: &[Way] = &[
     way(Op::LockWait, Direct, &["contention_begin", "contention_end"]),
 ];
 
+const NO_TDP_MMU: &str = "the TDP MMU is not in use";
+
 const WRITERS: &[&str] = &[
     "write_page",
     "write_cached",
@@ -98,6 +100,19 @@ const WRITERS: &[&str] = &[
     "cmpxchg_return",
     "steal_time",
     "pvclock",
+    "host_write_return",
+    "host_write_void_return",
+];
+
+/// 5.10 writes clocks with `kvm_write_guest_offset_cached`.
+const WRITERS_WITHOUT_CLOCK: &[&str] = &[
+    "write_page",
+    "write_cached",
+    "unmap_map",
+    "cmpxchg",
+    "cmpxchg_gfn",
+    "cmpxchg_return",
+    "steal_time",
     "host_write_return",
     "host_write_void_return",
 ];
@@ -120,16 +135,42 @@ pub const KPROBE_WAYS: &[Way] = &[
         Direct,
         &["word", "word_return", "tdp_spte_changed", "rmap_protect", "shadow_store"],
     ),
+    way(
+        Op::WriteProtect,
+        Direct,
+        &["word", "word_return", "tdp_changed", "rmap_protect", "shadow_store"],
+    ),
     way(Op::WriteProtect, Nearest, &["word", "word_return", "tdp_spte_changed"])
         .note("TDP MMU only"),
     way(Op::WriteProtect, Nearest, &["word", "word_return", "tdp_changed"]).note("TDP MMU only"),
     way(Op::SpteChange, Direct, &["tdp_spte_changed", "shadow_set", "shadow_set_done"]),
-    way(Op::SpteChange, Nearest, &["tdp_changed", "shadow_set", "shadow_set_done"])
-        .note("TDP MMU by the function that is told of each change"),
+    way(Op::SpteChange, Direct, &["tdp_changed", "shadow_set", "shadow_set_done"])
+        .note("TDP MMU by the function that is told of each change, after its store"),
     way(Op::SpteChange, Nearest, &["tdp_spte_changed"]).note("TDP MMU only"),
+    way(
+        Op::FastFault,
+        Direct,
+        &["fast_fault", "fast_fault_walk", "fast_fault_walked", "fast_fault_return"],
+    )
+    .note("roots of the TDP MMU")
+    .when(|kernel| kernel.has_tdp_mmu, NO_TDP_MMU),
     way(Op::FastFault, Direct, &["fast_fault", "fast_fault_done"]),
     way(Op::FastFault, Nearest, &["fast_fault_done", "fault"])
         .note("its begin is that of the whole fault"),
+    way(
+        Op::FastFaultEvidence,
+        Direct,
+        &[
+            "fast_fault",
+            "fast_fault_walk",
+            "fast_fault_walked",
+            "fast_fault_return",
+            "mark",
+            "mark_return",
+        ],
+    )
+    .note("roots of the TDP MMU")
+    .when(|kernel| kernel.has_tdp_mmu, NO_TDP_MMU),
     way(
         Op::FastFaultEvidence,
         Direct,
@@ -144,6 +185,10 @@ pub const KPROBE_WAYS: &[Way] = &[
         "this kernel counts no flush requests",
     ),
     way(Op::HostWrite, Direct, WRITERS),
+    way(Op::HostWrite, Direct, WRITERS_WITHOUT_CLOCK).when(
+        |kernel| kernel.version < (5, 12),
+        "clocks are written by a function that was not found",
+    ),
     way(
         Op::HostWrite,
         Nearest,

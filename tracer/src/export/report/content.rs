@@ -355,6 +355,7 @@ fn losses(blocks: &mut Vec<Block>, judged: &Judged<'_>) {
         };
         facts.push(Fact::new("unknown", format!("{count} because: {what}")));
     }
+    facts.extend(super::check::silent(summary).map(|sentence| Fact::new("self-check", sentence)));
     for (name, count) in &summary.benign {
         facts.push(Fact::new("benign", format!("{count} {name}")));
     }

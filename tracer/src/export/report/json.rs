@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::check::CheckRow;
 use super::figures::percentile;
 use super::provenance::{Judged, Provenance};
 use crate::event::Gap;
@@ -52,6 +53,7 @@ pub struct Document {
     findings_total: u64,
     windows: BTreeMap<&'static str, WindowRow>,
     benign: BTreeMap<&'static str, u64>,
+    self_check: Vec<CheckRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -230,6 +232,7 @@ impl Document {
                 .map(|kind| (kind.name(), WindowRow::new(summary.windows(kind))))
                 .collect(),
             benign: summary.benign.clone(),
+            self_check: super::check::rows(summary),
         }
     }
 }

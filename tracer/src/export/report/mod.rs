@@ -2,6 +2,7 @@
 //!
 //! A report repeats the [`crate::summary::Summary`]; it computes nothing that changes a verdict.
 
+mod check;
 pub mod provenance;
 
 pub mod figures;

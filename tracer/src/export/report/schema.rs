@@ -23,6 +23,16 @@ pub fn json_schema() -> Value {
 
 type Fields = Vec<(&'static str, Value)>;
 
+fn self_check() -> Fields {
+    vec![
+        ("operation", one_of(&Operation::ALL.iter().map(|op| op.name()).collect::<Vec<_>>())),
+        ("inside", text()),
+        ("exits", number()),
+        ("hits", number()),
+        ("state", one_of(&["fires", "silent", "not exercised"])),
+    ]
+}
+
 fn document() -> Fields {
     vec![
         ("version", json!({ "const": DOCUMENT_VERSION })),
@@ -57,6 +67,7 @@ fn document() -> Fields {
         ("findings_total", number()),
         ("windows", object(&WindowKind::ALL.map(|kind| (kind.name(), object(&window()))).to_vec())),
         ("benign", json!({ "type": "object", "additionalProperties": number() })),
+        ("self_check", list(object(&self_check()))),
     ]
 }
 

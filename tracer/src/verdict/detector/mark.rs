@@ -47,8 +47,11 @@ impl Detector {
             }
             return;
         }
-        if let MarkWord::Ring(index) = word {
-            self.push_ring(at, vm, slot_index, gfn, index);
+        if let MarkWord::Ring(index) = word
+            && self.push_ring(at, vm, slot_index, gfn, index)
+        {
+            self.benign(LookAlike::MarkTakenAtOnce);
+            return;
         }
         if !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);

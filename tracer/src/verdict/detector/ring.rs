@@ -13,6 +13,18 @@ use super::{At, Detector};
 /// Entries a ring can have (`KVM_DIRTY_RING_MAX_ENTRIES`).
 const ENTRIES_MAX: usize = 65_536;
 
+impl Ring {
+    /// Takes the entries below `after`. The newest of them may be missing: its mark has not ended yet.
+    fn pop(&mut self, after: u32) -> Vec<(usize, Gfn)> {
+        let reached = after.wrapping_sub(self.first);
+        let reached = if reached < 1 << 31 { reached as usize } else { 0 };
+        let count = reached.min(self.entries.len());
+        let entries = self.entries.drain(..count).collect();
+        self.first = self.first.wrapping_add(count as u32);
+        entries
+    }
+}
+
 impl Detector {
     pub(super) fn on_ring_push(&mut self, at: At<'_>) {
         let EventKind::RingPush { offset, slot, index, vcpu } = at.event.kind else { return };
@@ -36,14 +48,33 @@ impl Detector {
         self.note_mark(at, vm, slot, gfn);
     }
 
-    /// A mark that pushed an entry; the ring is that of the vCPU the thread runs.
-    pub(super) fn push_ring(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, index: u32) {
+    /// A mark that pushed an entry; the ring is that of the vCPU the thread runs. `true`: a reset has popped the entry
+    /// before the mark's record came, so that it reports nothing any more.
+    pub(super) fn push_ring(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        slot: usize,
+        gfn: Gfn,
+        index: u32,
+    ) -> bool {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        let Some(vcpu) = thread.vcpu else { return };
-        if !thread.has_pushed(slot, gfn, at.event.span.lo) {
+        let Some(vcpu) = thread.vcpu else { return false };
+        let has_pushed = thread.has_pushed(slot, gfn, at.event.span.lo);
+        let ring = self.vms[vm].rings.iter().find(|ring| ring.vcpu == vcpu);
+        if let Some(reset) = ring.and_then(|ring| ring.popped_by(index.wrapping_sub(1))) {
+            let page = self.vms[vm].slots[slot].pages.get(gfn);
+            if page.taken.ordinal(self.ctx.spool.newest()) < reset {
+                // What became of the entry cannot be told: that reset has been judged.
+                self.ledger.unknown(UnknownCause::WithinEpsilon, 1);
+            }
+            return true;
+        }
+        if !has_pushed {
             self.log_push(vm, vcpu, (slot, gfn), index);
         }
+        false
     }
 
     /// `index` is the ring's `dirty_index` after the push.
@@ -93,10 +124,8 @@ impl Detector {
         let unseen = ring.first.wrapping_sub(before).min(popped);
         let unseen = if unseen < 1 << 31 { unseen } else { 0 };
         self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(unseen));
-        let count = after.wrapping_sub(ring.first) as usize;
-        let count = if count <= ring.entries.len() { count } else { 0 };
-        let entries: Vec<(usize, Gfn)> = ring.entries.drain(..count).collect();
-        ring.first = ring.first.wrapping_add(count as u32);
+        let entries = ring.pop(after);
+        ring.popped = begun.map(|begun| (after, begun));
         let newest = self.ctx.spool.newest();
         for (slot, gfn) in entries {
             let found = &self.vms[vm].slots[slot];
@@ -118,12 +147,8 @@ impl Detector {
         let Some(ring) = self.vms[vm].rings.iter_mut().find(|ring| ring.vcpu == vcpu) else {
             return;
         };
-        let count = after.wrapping_sub(ring.first) as usize;
-        if count <= ring.entries.len() {
-            ring.entries.drain(..count);
-            ring.first = after;
-            self.ledger.unknown(UnknownCause::BeforeAttach, count as u64);
-        }
+        let count = ring.pop(after).len() as u64;
+        self.ledger.unknown(UnknownCause::BeforeAttach, count);
     }
 
     pub(super) fn on_run_begin(&mut self, at: At<'_>, vcpu: VcpuId) {

@@ -165,6 +165,17 @@ pub(crate) struct Ring {
     pub first: u32,
     /// Slot index and gfn per entry.
     pub entries: std::collections::VecDeque<(usize, Gfn)>,
+    /// `reset_index` after the last reset, and the ordinal of its ioctl.
+    pub popped: Option<(u32, Ordinal)>,
+}
+
+impl Ring {
+    /// The ioctl that popped the entry of this index: a mark's record comes at its exit, which may lie after the reset
+    /// that already took its entry.
+    pub fn popped_by(&self, index: u32) -> Option<Ordinal> {
+        let (after, ioctl) = self.popped?;
+        ((index.wrapping_sub(after) as i32) < 0).then_some(ioctl)
+    }
 }
 
 /// A vCPU seen at an end of KVM_RUN.
