@@ -77,17 +77,14 @@ fn a_person_reads_the_verdict_first_and_the_race_drawn() {
     lost K04 harvested-not-protected: gfn 0x7, slot 0:0, vm 0x1, once, first at 0.000000 s
       gfn 0x7 was taken while its SPTE was writable, and nothing write-protected it before the ioctl returned
 
-      step  from        tid 2                                        | tid 1
-       1    +0.010 us   mark 0x7 dirty, bit set at return: marks     |
-       2    +0.000 us   SPTE of 0x7 level 1: 0xc00 RO to 0xc02 W:    |
-                        made the page writable                       |
-       3    +0.040 us                                                | GET_DIRTY_LOG 0:0 begins: begins
-       4    +0.050 us                                                | take bits 0x80 from 0x0, protected 0x0:
-                                                                     | takes the bit, clears no W
-       5 X  +0.040 us                                                | GET_DIRTY_LOG 0:0 returns 0: returns
-      order known: 1 before 2 (program-order), 1 before 4 (reads-from), 2 before 3 (real-time), 2 before 4
-      (mmu-lock), 2 before 5 (real-time), 3 before 4 (program-order), 4 before 5 (program-order)
-      X from step 5 on a write to the page is lost
+      step  within, us           tid 2                                       | tid 1
+       1    0.000 .. 0.020       SPTE of 0x7 level 1: 0xc00 RO to 0xc02 W:   |
+                                 made the page writable                      |
+       2    0.050 .. 0.050                                                   | take bits 0x80 from 0x0, protected 0x0:
+                                                                             | takes the bit, clears no W
+       3 X  0.040 .. 0.070                                                   | GET_DIRTY_LOG 0:0 returns 0: returns
+      order known: 1 before 2 (real-time), 2 before 3 (program-order)
+      X from step 3 on a write to the page is lost
 
     WINDOWS
       kind        closed  left open  with a harvest inside  p50 us <=  p99 us <=  longest us
@@ -134,17 +131,14 @@ fn markdown_has_the_same_blocks() {
     gfn 0x7 was taken while its SPTE was writable, and nothing write-protected it before the ioctl returned
 
     ```text
-    step  from        tid 2                                        | tid 1
-     1    +0.010 us   mark 0x7 dirty, bit set at return: marks     |
-     2    +0.000 us   SPTE of 0x7 level 1: 0xc00 RO to 0xc02 W:    |
-                      made the page writable                       |
-     3    +0.040 us                                                | GET_DIRTY_LOG 0:0 begins: begins
-     4    +0.050 us                                                | take bits 0x80 from 0x0, protected 0x0:
-                                                                   | takes the bit, clears no W
-     5 X  +0.040 us                                                | GET_DIRTY_LOG 0:0 returns 0: returns
-    order known: 1 before 2 (program-order), 1 before 4 (reads-from), 2 before 3 (real-time), 2 before 4
-    (mmu-lock), 2 before 5 (real-time), 3 before 4 (program-order), 4 before 5 (program-order)
-    X from step 5 on a write to the page is lost
+    step  within, us           tid 2                                       | tid 1
+     1    0.000 .. 0.020       SPTE of 0x7 level 1: 0xc00 RO to 0xc02 W:   |
+                               made the page writable                      |
+     2    0.050 .. 0.050                                                   | take bits 0x80 from 0x0, protected 0x0:
+                                                                           | takes the bit, clears no W
+     3 X  0.040 .. 0.070                                                   | GET_DIRTY_LOG 0:0 returns 0: returns
+    order known: 1 before 2 (real-time), 2 before 3 (program-order)
+    X from step 3 on a write to the page is lost
     ```
 
     ## Windows
