@@ -7,10 +7,10 @@
 
 #[path = "build/probe_inputs.rs"]
 mod probe_inputs;
+#[path = "build/staleness.rs"]
+mod staleness;
 
-use std::{env, fs, path::Path};
-
-const REMEDY: &str = "run `cargo xtask build-ebpf` and commit the object it writes";
+use std::{env, path::Path};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=KVMDIRTY_PROBE_OBJECT");
@@ -24,30 +24,12 @@ fn main() {
     let object = folder.join("probe.bpf.o");
     println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rustc-env=KVMDIRTY_PROBE_OBJECT={}", object.display());
-    if !object.is_file() {
-        println!("cargo::error=tracer/probe.bpf.o is missing: {REMEDY}");
-        return;
-    }
     let root = folder.parent().expect("the crate lies in the workspace");
-    // A packaged crate comes without the probe's sources; there is nothing to compare with then.
-    if root.join("probe-ebpf").is_dir() {
-        refuse_stale(root, folder);
-    }
-}
-
-fn refuse_stale(root: &Path, folder: &Path) {
     for watched in ["probe-ebpf", "common", "Cargo.lock", "Cargo.toml", "rust-toolchain.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
-    let stamp = folder.join("probe.bpf.o.inputs");
-    println!("cargo::rerun-if-changed={}", stamp.display());
-    let built_from = fs::read_to_string(&stamp).unwrap_or_default();
-    match probe_inputs::digest(root) {
-        Ok(digest) if digest == built_from.trim() => {}
-        Ok(_) => println!(
-            "cargo::error=tracer/probe.bpf.o is stale: probe-ebpf, common, the toolchain or a dependency of the probe \
-             changed after it was built; {REMEDY}"
-        ),
-        Err(error) => println!("cargo::error=cannot read the probe's sources: {error}"),
+    println!("cargo::rerun-if-changed={}", folder.join("probe.bpf.o.inputs").display());
+    if let Err(complaint) = staleness::check(root, folder) {
+        println!("cargo::error={complaint}");
     }
 }

@@ -27,6 +27,9 @@ pub const VMS_MAX: u32 = 256;
 /// Runs of entries that ring resets in progress have popped and not read back yet: one per vCPU and RESET.
 pub const POPS_MAX: u32 = 4096;
 
+/// Records one run of the probe's `measure_burst` emits.
+pub const BURST: u32 = 1024;
+
 /// SPTEs remembered for read-back at harvest by the tracepoint plan (an LRU: older ones are forgotten, not wrong).
 pub const READBACK_SPTES_MAX: u32 = 1 << 20;
 

@@ -12,6 +12,14 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the add without fetch has no stable form on this target")]
 
+/// Writes a log line in the debug build of the probe (`cargo xtask build-ebpf --log`), and is nothing in the other.
+macro_rules! log {
+    ($ctx:expr, $($line:tt)+) => {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::info!($ctx, $($line)+);
+    };
+}
+
 mod config;
 mod maps;
 
@@ -24,6 +32,7 @@ mod thread;
 mod vm;
 
 mod inventory;
+mod measure;
 
 mod kprobe;
 

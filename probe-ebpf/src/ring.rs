@@ -79,6 +79,7 @@ pub fn ring_reset(ctx: RawTracePointContext) -> i32 {
     // SAFETY: one aligned word; resets of a VM are serialised by slots_lock.
     let before = unsafe { RINGS.get(&ring) }.copied();
     let _ = RINGS.insert(&ring, after as u32, 0);
+    log!(&ctx, "ring {:x} reset up to {}", ring, after);
     let (before, flags) = match before {
         Some(before) => {
             popped::note(ring, before, after as u32);

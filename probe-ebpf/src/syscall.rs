@@ -130,6 +130,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let Some(thread) = Thread::known() else { return 0 };
     if thread.ioctl.op != 0 {
         end(thread, ret);
+        log!(&ctx, "ioctl {} of vm {:x} returned {}", thread.ioctl.op as u8, thread.kvm, ret);
         thread.ioctl.op = 0;
     }
     0

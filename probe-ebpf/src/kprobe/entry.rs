@@ -77,6 +77,7 @@ pub fn vm_ioctl_return(ctx: RetProbeContext) -> u32 {
     thread.ioctl.op = 0;
     // `long` since 6.1 (BTF), `long` before as well; negative values are errors either way.
     let ret: i64 = ctx.ret();
+    log!(&ctx, "ioctl {} of vm {:x} returned {}", op as u8, thread.kvm, ret);
     emit::boundary(
         Hook::VmIoctl,
         &Fact {

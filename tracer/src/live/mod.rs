@@ -37,5 +37,5 @@ pub mod session;
 pub use counters::Cost;
 pub use error::LiveError;
 pub use misses::Drops;
-pub use session::{Options, Session};
+pub use session::{Measure, Options, Session};
 pub use target::Target;

@@ -5,6 +5,7 @@ use aya::programs::kprobe::KProbeLink;
 use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::{KProbe, Program, RawTracePoint};
 use aya::{Ebpf, EbpfLoader, RawTracePointRunOptions, TestRun as _};
+use aya_log::EbpfLogger;
 use kvmdirty_common::limits;
 use kvmdirty_common::target::{Config, Offsets};
 use zerocopy::IntoBytes as _;
@@ -27,12 +28,29 @@ pub struct Sizes {
 }
 
 /// The loaded probe. Dropping it detaches and unloads everything: nothing is pinned.
-#[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
     /// Programs in the kernel, by name.
     loaded: Vec<&'static str>,
     links: Vec<AttachedLink>,
+    /// Only the debug build of the probe writes log lines.
+    log: Option<EbpfLogger<ProbeLog>>,
+}
+
+/// Log lines of the probe, as they come, on standard error.
+#[derive(Debug)]
+struct ProbeLog;
+
+impl log::Log for ProbeLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("probe {}: {}", record.level().as_str().to_lowercase(), record.args());
+    }
+
+    fn flush(&self) {}
 }
 
 /// An attached program; dropping it detaches.
@@ -41,6 +59,12 @@ pub struct Object {
 enum AttachedLink {
     Tracepoint(RawTracePointLink),
     Probe(KProbeLink),
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").field("loaded", &self.loaded).finish_non_exhaustive()
+    }
 }
 
 impl Object {
@@ -59,7 +83,7 @@ impl Object {
             // Not used: as small as a map can be.
             PlanKind::Kprobe => (1, 4096),
         };
-        let ebpf = EbpfLoader::new()
+        let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("CONFIG", config.as_bytes(), true)
@@ -67,7 +91,16 @@ impl Object {
             .map_max_entries("SYSCALL_RING", syscall_ring)
             .load(OBJECT)
             .map_err(refused_maps)?;
-        Ok(Self { ebpf, loaded: Vec::new(), links: Vec::new() })
+        // Kept as long as programs are loaded: they refer to its map. Without that map there is nothing to log.
+        let log = EbpfLogger::init_with_logger(&mut ebpf, ProbeLog).ok();
+        Ok(Self { ebpf, loaded: Vec::new(), links: Vec::new(), log })
+    }
+
+    /// Prints the log lines of the debug build.
+    pub fn print_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Puts a program into the kernel.

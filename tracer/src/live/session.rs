@@ -45,6 +45,32 @@ pub struct Options {
     pub page_ring_bytes: Option<u32>,
 }
 
+/// What a bench asks the probe to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// A program that does nothing.
+    Empty,
+    /// One that emits a record.
+    Record,
+    /// One that emits [`Measure::BURST`] records.
+    Burst,
+}
+
+impl Measure {
+    /// Records of a burst.
+    pub const BURST: u32 = kvmdirty_common::limits::BURST;
+
+    /// The program's name, under which [`Session::overhead`] tells its cost.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "measure_empty",
+            Self::Record => "measure_record",
+            Self::Burst => "measure_burst",
+        }
+    }
+}
+
 /// A running trace. Dropping it detaches everything; nothing is pinned, so a killed process leaves nothing either.
 pub struct Session {
     object: Object,
@@ -142,6 +168,7 @@ impl Session {
     /// A map of the probe cannot be read any more.
     pub fn drain(&mut self) -> Result<Batch, LiveError> {
         let now = Nanos(clock::now());
+        self.object.print_log();
         self.lanes.read();
         let records = self.take_records();
         let mut gaps = Vec::new();
@@ -201,6 +228,15 @@ impl Session {
     #[must_use]
     pub fn misses(&self) -> Vec<(&'static str, u64)> {
         self.misses.by_program()
+    }
+
+    /// For benches: runs one of the probe's `measure_*` programs on this CPU.
+    ///
+    /// # Errors
+    /// The kernel refuses the program.
+    pub fn measure(&mut self, program: Measure, argument: u64) -> Result<(), LiveError> {
+        self.object.run(program.name(), argument)?;
+        Ok(())
     }
 
     fn take_records(&mut self) -> Vec<RawEvent> {

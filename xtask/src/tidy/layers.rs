@@ -47,6 +47,7 @@ const LAYERS: [Layer; 16] = [
             "aya",
             "aya_log",
             "aya_obj",
+            "log",
             "tokio",
             "libc",
             "nix",
