@@ -155,6 +155,10 @@ pub struct ScreenArgs {
     /// Colours and glyphs.
     #[arg(long, value_enum, env = "KVMDIRTY_THEME")]
     pub theme: Option<Theme>,
+    /// Take clicks and the wheel (`mouse = true` in the configuration file); the terminal's own selection then needs
+    /// Shift.
+    #[arg(long, env = "KVMDIRTY_MOUSE")]
+    pub mouse: bool,
     /// Configuration file; by default `kvmdirty-trace/config.toml` in the user's configuration folder.
     #[arg(long, value_name = "FILE", env = "KVMDIRTY_CONFIG")]
     pub config: Option<PathBuf>,

@@ -163,6 +163,8 @@ pub fn mmu() -> String {
         }
         Some((name, paging)) if is_on(name) => format!("{paging} without tdp mmu"),
         Some(_) => String::from("shadow mmu"),
+        // PVM runs guests without the CPU's help: it has nothing but shadow page tables.
+        None if Path::new("/sys/module/kvm_pvm").exists() => String::from("shadow mmu (pvm)"),
         None => String::new(),
     }
 }

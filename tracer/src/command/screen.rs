@@ -11,6 +11,7 @@ use crate::event::Setup;
 use crate::export::report;
 use crate::feed::Feed;
 use crate::trace::litmus::Litmus;
+use crate::tui::terminal::Mouse;
 use crate::tui::{self, Closing, Environment, ExportFormat, Settings, Theme};
 use crate::verdict::Finding;
 
@@ -40,7 +41,11 @@ pub fn settings(args: &ScreenArgs) -> Result<Settings> {
             .filter_map(|name| env::var(name).ok())
             .find(|value| !value.is_empty()),
     };
-    Ok(Settings::resolve(theme, file.as_deref(), &environment)?)
+    let mut settings = Settings::resolve(theme, file.as_deref(), &environment)?;
+    if args.mouse {
+        settings.mouse = Mouse::Captured;
+    }
+    Ok(settings)
 }
 
 fn default_file() -> Option<PathBuf> {

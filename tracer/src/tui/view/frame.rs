@@ -199,10 +199,15 @@ pub fn loss_line(model: &Model, width: u16) -> Line<'static> {
         spans.push(Span::styled(dot, palette.quiet()));
     }
     let cost = match &model.shown.overhead {
-        Some(overhead) => format!(
-            "cpu: probe {:.1}% tool {:.1}% max {:.0}%",
-            overhead.probe_percent, overhead.tool_percent, overhead.budget_percent
-        ),
+        Some(overhead) => {
+            // The demo's budget is no bound: its guest is there to be traced.
+            let budget = Some(overhead.budget_percent).filter(|&percent| percent < 1000.0);
+            let budget = budget.map_or_else(String::new, |percent| format!(" max {percent:.0}%"));
+            format!(
+                "cpu: probe {:.1}% tool {:.1}%{budget}",
+                overhead.probe_percent, overhead.tool_percent
+            )
+        }
         None if model.is_replay() => format!("{} events", short(summary.events)),
         None => String::from("overhead not measured"),
     };
