@@ -13,7 +13,7 @@ use corpus::{File, corpus, judge};
 use kvmdirty_trace::event::{Batch, Gfn, Setup, SlotId, VmId};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::litmus::{Expectation, Litmus, Mismatch, check};
-use kvmdirty_trace::verdict::{Finding, RuleId, Verdict};
+use kvmdirty_trace::verdict::{Finding, RuleId, Verdict, WindowKind};
 
 #[test]
 fn every_file_gets_the_verdicts_it_expects() {
@@ -160,4 +160,26 @@ fn an_exported_finding_is_a_litmus_file_that_fires_again() {
         }
     }
     assert!(failures.is_empty(), "\n{failures}");
+}
+
+/// Windows are results of their own: the summary counts each in the histogram of its kind and keeps the ten longest.
+#[test]
+fn windows_are_counted_by_length_and_the_ten_longest_are_kept() {
+    let head = "setup plan=kprobe\nvmm vm-seen created\n\
+                vmm slot-state slot=0:0+log+map base=0x0 npages=64 commit\n";
+    let mut text = head.to_owned();
+    for n in 1..=12_u64 {
+        let begin = 10_000 * n;
+        let (mark, end) = (begin + (1 << n), begin + (1 << n) + 1);
+        let _ = writeln!(text, "vcpu0 mark @{mark}..{end} gfn={n} spte=rw in_fast");
+        let _ = writeln!(text, "vcpu0 fast-fault @{begin}..{end} gfn={n} old=ro fixed");
+        let _ = writeln!(text, "vcpu0 fault @{begin}..{end} addr={} error_code=2 vcpu=0", n << 12);
+    }
+    let summary = judge(&Litmus::read(&text).expect("the text reads"));
+    let stats = summary.windows(WindowKind::FastFault);
+    assert_eq!((stats.closed, stats.open, stats.with_harvest), (12, 0, 0));
+    assert_eq!(stats.histogram[1..=12], [1; 12], "one per power of two");
+    let longest: Vec<_> = stats.longest.iter().filter_map(|window| window.open_for_ns()).collect();
+    assert_eq!(longest, [4097, 2049, 1025, 513, 257, 129, 65, 33, 17, 9]);
+    assert_eq!(summary.verdicts.exposed, 12, "nothing harvested later");
 }

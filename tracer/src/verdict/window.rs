@@ -65,7 +65,7 @@ impl Window {
 pub struct WindowStats {
     /// Windows that closed.
     pub closed: u64,
-    /// Windows open now.
+    /// Windows that nothing had closed when the trace ended.
     pub open: u64,
     /// Windows a harvest can have fallen into.
     pub with_harvest: u64,
@@ -73,6 +73,8 @@ pub struct WindowStats {
     pub histogram: Vec<u64>,
     /// The ten longest, longest first.
     pub longest: Vec<Window>,
+    /// Of those left open the first ten.
+    pub left_open: Vec<Window>,
 }
 
 /// Buckets of a window histogram.
@@ -86,6 +88,9 @@ impl WindowStats {
     pub fn add(&mut self, window: &Window) {
         let Some(length) = window.open_for_ns() else {
             self.open += 1;
+            if self.left_open.len() < LONGEST_MAX {
+                self.left_open.push(*window);
+            }
             return;
         };
         self.closed += 1;

@@ -43,6 +43,8 @@ pub enum Expectation {
         harvests: Option<u32>,
         /// Whether it is still open at the end.
         is_open: Option<bool>,
+        /// Upper bound of its duration, in nanoseconds.
+        length_ns: Option<u64>,
     },
     /// An integrity violation stands.
     Integrity,
@@ -132,11 +134,13 @@ impl Expectation {
                 is_known && !summary.hazards().any(|finding| place.holds(finding))
             }
             Self::NoHazard => summary.hazards().next().is_none(),
-            Self::Window { kind, place, harvests, is_open } => {
-                summary.windows(*kind).longest.iter().any(|window| {
+            Self::Window { kind, place, harvests, is_open, length_ns } => {
+                let stats = summary.windows(*kind);
+                stats.longest.iter().chain(&stats.left_open).any(|window| {
                     place.matches(window.vm, window.slot, Some(window.gfn))
                         && harvests.is_none_or(|n| n == window.harvests_inside)
                         && is_open.is_none_or(|open| open == window.closed.is_none())
+                        && length_ns.is_none_or(|length| window.open_for_ns() == Some(length))
                 })
             }
             Self::Integrity => summary.integrity_total > 0,
@@ -165,11 +169,13 @@ fn seen(summary: &Summary) -> String {
     let causes = summary.unknown_causes.iter();
     parts.extend(causes.map(|(cause, n)| format!("unknown {} x{n}", cause.name())));
     for kind in WindowKind::ALL {
-        let windows = summary.windows(kind).longest.iter();
+        let stats = summary.windows(kind);
+        let windows = stats.longest.iter().chain(&stats.left_open);
         parts.extend(windows.map(|window| {
-            let open = if window.closed.is_none() { " open" } else { "" };
+            let open =
+                window.open_for_ns().map_or(String::from("open"), |length| format!("ns={length}"));
             let inside = window.harvests_inside;
-            format!("window {} gfn={} harvests={inside}{open}", kind.name(), window.gfn)
+            format!("window {} gfn={} harvests={inside} {open}", kind.name(), window.gfn)
         }));
     }
     parts.push(format!("{} safe", summary.verdicts.safe));
@@ -178,7 +184,7 @@ fn seen(summary: &Summary) -> String {
 }
 
 const KNOWN: &str = "lost|at-risk|exposed|safe|unknown [K01] [gfn=0x7] [slot=0:1] [vm=0x1] [missing=flush-ack], no-hazard, \
-    unknown [cause=dropped-records] [gfn=..], window <kind> [gfn=..] [harvests=1] [open=yes|no], \
+    unknown [cause=dropped-records] [gfn=..], window <kind> [gfn=..] [harvests=1] [open=yes|no] [ns=40], \
     integrity, rule-off K01, others, or benign <name>";
 
 /// Reads the words behind `expect`.
@@ -225,6 +231,7 @@ pub(super) fn read(words: &[&str], masks: &SpteMasks) -> Result<Expectation, Pro
             place,
             harvests: fields.value("harvests")?,
             is_open: fields.value("open")?,
+            length_ns: fields.value("ns")?,
         },
         ("integrity", _) => Expectation::Integrity,
         ("others", _) => Expectation::Others,
@@ -274,13 +281,15 @@ impl fmt::Display for Expectation {
                 write!(f, "{place}")
             }
             Self::NoHazard => f.write_str("no-hazard"),
-            Self::Window { kind, place, harvests, is_open } => {
+            Self::Window { kind, place, harvests, is_open, length_ns } => {
                 write!(f, "window {}{place}", kind.name())?;
                 if let Some(harvests) = harvests {
                     write!(f, " harvests={harvests}")?;
                 }
-                is_open
-                    .map_or(Ok(()), |open| f.write_str(if open { " open=yes" } else { " open=no" }))
+                if let Some(open) = is_open {
+                    f.write_str(if *open { " open=yes" } else { " open=no" })?;
+                }
+                length_ns.map_or(Ok(()), |length| write!(f, " ns={length}"))
             }
             Self::Integrity => f.write_str("integrity"),
             Self::RuleOff(rule) => write!(f, "rule-off {}", rule.name()),

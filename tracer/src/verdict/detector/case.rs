@@ -1,12 +1,11 @@
 //! Cases: findings with the records that make them.
 
-use crate::event::{Gfn, Nanos, RawEvent, SlotId, VmId, decode};
+use crate::event::{Event, EventKind, Gfn, Nanos, RawEvent, SlotId, VmId, decode};
 use crate::order::Ordinal;
 use crate::verdict::ledger::{Key, Proof};
 use crate::verdict::{EdgeKind, Finding, RuleId, Step, Verdict, Witness};
 
 use super::alone::Target;
-use super::slot::Slot;
 use super::{Ctx, Detector};
 
 /// A finding in the making.
@@ -47,8 +46,7 @@ impl Detector {
             let context: Vec<RawEvent> = vm.origin.into_iter().chain(origins).collect();
             let Case { rule, verdict, gfn, .. } = case;
             let target = Target { rule, verdict, vm: vm.id, slot: slot_id, gfn };
-            let (steps, gaps) =
-                ctx.sufficient(named(ctx, vm.origin, slot, records), &context, target);
+            let (steps, gaps) = ctx.sufficient(named(ctx, &context, records), &context, target);
             let witness = Witness { gaps, ..ctx.drawn(steps, &case) };
             finding(case, (vm.id, slot_id), tell(), witness)
         });
@@ -64,26 +62,24 @@ impl Detector {
     }
 }
 
-/// The steps that the rule names, and what describes their VM and slot.
-fn named(
-    ctx: &Ctx,
-    vm_origin: Option<RawEvent>,
-    slot: Option<&Slot>,
-    records: Records<'_>,
-) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::with_capacity(records.len() + 2);
-    let slot_origin = slot.and_then(|slot| slot.origin);
-    for (record, note) in [(vm_origin, "describes the VM"), (slot_origin, "shows the slot")] {
-        let event = record.and_then(|record| decode(&record).ok());
-        steps.extend(event.map(|event| Step { event, note }));
-    }
-    for (ordinal, note) in records {
-        if let Some(event) = ctx.spool.event(*ordinal)
+/// The steps that the rule names, what describes their VM and slot, and the begin of the ioctl in hand.
+fn named(ctx: &Ctx, context: &[RawEvent], records: Records<'_>) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::with_capacity(records.len() + context.len() + 1);
+    let mut add = |event: Option<Event>, note: &'static str| {
+        if let Some(event) = event
             && !steps.iter().any(|step| step.event == event)
         {
             steps.push(Step { event, note });
         }
+    };
+    for event in context.iter().map(decode) {
+        let is_vm = matches!(event, Ok(Event { kind: EventKind::VmSeen { .. }, .. }));
+        add(event.ok(), if is_vm { "describes the VM" } else { "shows the slot" });
     }
+    for (ordinal, note) in records {
+        add(ctx.spool.event(*ordinal), note);
+    }
+    add(ctx.spool.event(ctx.ioctl), "begins the ioctl");
     steps
 }
 

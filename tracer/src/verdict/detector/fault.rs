@@ -176,6 +176,7 @@ impl Detector {
         if !mark.is_logged {
             self.with_page(vm, slot, mark.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
         }
+        let harvests_inside = self.harvests_beside(vm, slot, hold);
         let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[slot].id);
         self.window(Window {
             kind: WindowKind::SlowFault,
@@ -185,7 +186,7 @@ impl Detector {
             tid: at.event.tid,
             opened: hold.lo,
             closed: Some(hold.hi),
-            harvests_inside: 0,
+            harvests_inside,
         });
     }
 

@@ -30,6 +30,7 @@ impl Detector {
         thread.zap = thread.zap.filter(|zap| !flush.covers(zap.gfn, 1));
         thread.decision = thread.decision.filter(|decision| !flush.covers(decision.gfn, 1));
         self.vms[vm].flushes.push(flush);
+        self.close_tlbs(vm, &flush);
         if is_stray {
             self.vms[vm].last_stray_flush = at.ordinal;
         }

@@ -130,6 +130,7 @@ impl Detector {
             slot: slot_index,
             is_one_hold,
         };
+        self.ctx.ioctl = ioctl.ordinal;
         self.judge_unread(at, &word, &ioctl);
         self.judge_words_at_once(at, vm, &word);
         self.take_word(&word, &mut ioctl, place, |bit| {

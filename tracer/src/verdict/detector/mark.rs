@@ -280,6 +280,14 @@ impl Detector {
         self.harvests_in(vm, slot, span) != 0 || self.ctx.has_gap_in(span)
     }
 
+    /// [`Self::harvests_in`] for the many spans that no harvest was near.
+    pub(super) fn harvests_beside(&self, vm: usize, slot: usize, span: Span) -> u32 {
+        let newest = self.vms[vm].slots[slot].recent.iter().next();
+        let is_near = newest.is_some_and(|harvest| !harvest.is_before(span, self.ctx.epsilon_ns));
+        let is_open = self.vms[vm].open_harvests != 0;
+        if is_near || is_open { self.harvests_in(vm, slot, span) } else { 0 }
+    }
+
     /// Harvests of the slot that can have run inside `span`.
     pub(super) fn harvests_in(&self, vm: usize, slot: usize, span: Span) -> u32 {
         let epsilon = self.ctx.epsilon_ns;

@@ -32,6 +32,7 @@ mod ring;
 mod slot;
 mod spte_set;
 mod thread;
+mod tlb;
 mod verify;
 
 use std::collections::VecDeque;
@@ -83,6 +84,8 @@ pub(crate) struct Ctx {
     pub known_since: Ordinal,
     /// The newest gaps.
     pub gaps: slot::Recent<Option<Gap>, 16>,
+    /// The begin of the ioctl that the record in hand belongs to, 0 if to none.
+    pub ioctl: Ordinal,
     /// What witnesses are judged with; `None`: they are not.
     pub setup: Option<Arc<Setup>>,
     pub now: Nanos,
@@ -130,6 +133,7 @@ impl Ctx {
             spool: Spool::new(Spool::RECORDS),
             known_since: 0,
             gaps: slot::Recent::default(),
+            ioctl: 0,
             setup: Some(Arc::new(setup.clone())),
             now: Nanos(0),
             fault_is_observed: observes(&setup.plan, Operation::Fault),
@@ -199,6 +203,7 @@ impl Detector {
     pub fn push(&mut self, record: &RawEvent, event: &Event) {
         let ordinal = self.ctx.spool.push(record);
         self.ctx.now = self.ctx.now.max(event.span.hi);
+        self.ctx.ioctl = 0;
         self.dispatch(At { ordinal, event });
         if self.limit_reached.take().is_some() {
             // A configured bound was reached: what is not followed cannot be judged.

@@ -12,10 +12,11 @@ use super::case::Case;
 impl Detector {
     /// Judges what is still open.
     pub(super) fn judge_residue(&mut self) {
-        for thread in self.threads.iter_mut() {
-            if let Some(ioctl) = thread.ioctl.take() {
-                self.ledger.unknown(UnknownCause::TraceEnd, ioctl.pages.taken);
-            }
+        let open = self.threads.iter_mut().map(|thread| (thread.tid, thread.ioctl.take()));
+        let open: Vec<_> = open.filter_map(|(tid, ioctl)| Some((tid, ioctl?))).collect();
+        for (tid, ioctl) in open {
+            self.ledger.unknown(UnknownCause::TraceEnd, ioctl.pages.taken);
+            self.leave_harvest_open(tid, &ioctl);
         }
         for vm in 0..self.vms.len() {
             self.judge_vm_residue(vm);
@@ -25,6 +26,7 @@ impl Detector {
     /// Judges what is still open of a VM that is no more.
     pub(super) fn judge_vm_residue(&mut self, vm: usize) {
         self.settle_left_open(vm, true);
+        self.leave_tlbs_open(vm);
         for slot in 0..self.vms[vm].slots.len() {
             self.judge_slot_residue(vm, slot);
         }

@@ -1,7 +1,7 @@
 //! The return of an ioctl: a harvest is judged, counted and shown.
 
 use crate::event::{EventKind, IoctlOp, IoctlRef, Span};
-use crate::verdict::{Harvest, LookAlike, Verdict, Window, WindowKind};
+use crate::verdict::{Harvest, LookAlike, Verdict};
 
 use super::thread::OpenIoctl;
 use super::verify::Outcome;
@@ -20,6 +20,7 @@ impl Detector {
             Some(_) | None => self.open_ioctl(at, vm, op),
         };
         self.close_harvest(&ioctl);
+        self.ctx.ioctl = ioctl.ordinal;
         match op.op {
             IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
                 self.finish_harvest(at, place, ioctl);
@@ -96,7 +97,7 @@ impl Detector {
             self.harvests.pop_front();
         }
         self.harvests.push_back(harvest);
-        self.close_tlb_window(at, &ioctl, own_flush);
+        self.note_tlb_window(at, &ioctl, own_flush);
     }
 
     /// Counts the harvest for its slot (RESET: for all), and settles the windows it collected.
@@ -107,6 +108,7 @@ impl Detector {
         ioctl: &OpenIoctl,
         span: Span,
     ) -> u64 {
+        let EventKind::IoctlEnd { ret, .. } = at.event.kind else { return 0 };
         let vm = ioctl.vm;
         let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
         let mut iteration = 0;
@@ -121,6 +123,10 @@ impl Detector {
             if ioctl.op.op == IoctlOp::ClearDirtyLog {
                 continue;
             }
+            if ret < 0 {
+                // Nothing reached user space.
+                continue;
+            }
             // GET and RESET collect what was marked before; CLEAR only takes it.
             found.last_harvest = at.ordinal;
             if !is_reset {
@@ -130,23 +136,6 @@ impl Detector {
             self.ledger.judge(Verdict::Safe, span.hi, settled);
         }
         iteration
-    }
-
-    fn close_tlb_window(&mut self, at: At<'_>, ioctl: &OpenIoctl, flush: Option<Span>) {
-        let (Some((slot, gfn, opened)), Some(flush)) = (ioctl.first_protected, flush) else {
-            return;
-        };
-        let window = Window {
-            kind: WindowKind::Tlb,
-            vm: self.vms[ioctl.vm].id,
-            slot: self.vms[ioctl.vm].slots[slot].id,
-            gfn,
-            tid: at.event.tid,
-            opened,
-            closed: Some(flush.hi),
-            harvests_inside: 0,
-        };
-        self.window(window);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::verdict::tally::HeatCell;
 
 pub(crate) use super::recent::Recent;
 use super::thread::PendingMark;
+use super::tlb::OpenTlb;
 
 /// One VM.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Vm {
     pub last_open: Nanos,
     /// The last flushes, any thread, newest last.
     pub flushes: Recent<FlushSeen, 16>,
+    /// TLB windows whose flush was not seen yet.
+    pub open_tlbs: Vec<OpenTlb>,
     /// The last pages that faults opened, newest last.
     pub openings: Recent<Opening, 32>,
     /// The last marks, newest last.
@@ -224,6 +227,7 @@ impl Vm {
             last_word: Nanos(0),
             last_open: Nanos(0),
             flushes: Recent::default(),
+            open_tlbs: Vec::new(),
             openings: Recent::default(),
             marks: Recent::default(),
             words: Recent::default(),

@@ -42,6 +42,7 @@ impl Detector {
             None => {}
         }
         if at.event.span.lo < at.event.span.hi {
+            let harvests_inside = self.harvests_beside(vm, slot, at.event.span);
             let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[slot].id);
             self.window(Window {
                 kind: WindowKind::SlowFault,
@@ -51,7 +52,7 @@ impl Detector {
                 tid: at.event.tid,
                 opened: at.event.span.lo,
                 closed: Some(at.event.span.hi),
-                harvests_inside: 0,
+                harvests_inside,
             });
         }
     }
