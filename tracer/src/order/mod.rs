@@ -6,10 +6,12 @@
 //!
 //! The merge is by time and orders nothing by itself; [`relation`] says what two intervals prove.
 
+pub mod instant;
 pub mod merge;
 pub mod relation;
 pub mod spool;
 
+pub use instant::{Bound, Hidden, Instant};
 pub use merge::{Item, Merge};
 pub use relation::{Relation, relation};
 pub use spool::{Ordinal, Spool};

@@ -1,7 +1,8 @@
 //! Findings: verdicts worth showing one by one, each with the evidence that makes its case.
 
 use super::{RuleId, Verdict};
-use crate::event::{Event, Gap, Gfn, Nanos, SlotId, VmId};
+use crate::event::{Event, Gap, Gfn, Nanos, SlotId, Tid, VmId};
+use crate::order::Instant;
 
 /// A verdict other than `safe`, on one page, by one rule. `lost` and `at-risk` findings are *hazards*.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +50,45 @@ pub struct Witness {
     pub edges: Vec<Edge>,
     /// Index of the step at which the page is lost.
     pub losing: Option<usize>,
+    /// The hidden instants of the steps, by index of the step, as the witness proves them by itself.
+    pub instants: Vec<(usize, Instant)>,
     /// Predictive findings: the kind of edge that the kernel promises on this path and that is not there.
     pub missing: Option<EdgeKind>,
     /// Records dropped meanwhile, without which the verdict would be another.
     pub gaps: Vec<Gap>,
+}
+
+impl Witness {
+    /// The threads, in the order of their first step.
+    #[must_use]
+    pub fn threads(&self) -> Vec<Tid> {
+        let mut threads = Vec::new();
+        for step in &self.steps {
+            if !threads.contains(&step.event.tid) {
+                threads.push(step.event.tid);
+            }
+        }
+        threads
+    }
+
+    /// Pairs of steps, by index, that no chain of edges orders.
+    #[must_use]
+    pub fn unordered(&self) -> Vec<[usize; 2]> {
+        let n = self.steps.len();
+        let mut before = vec![vec![false; n]; n];
+        for edge in self.edges.iter().filter(|edge| edge.from < n && edge.to < n) {
+            before[edge.from][edge.to] = true;
+        }
+        for middle in 0..n {
+            for from in 0..n {
+                for to in 0..n {
+                    before[from][to] |= before[from][middle] && before[middle][to];
+                }
+            }
+        }
+        let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| [a, b]));
+        pairs.filter(|&[a, b]| !before[a][b] && !before[b][a]).collect()
+    }
 }
 
 /// One event of a witness and what it means here.

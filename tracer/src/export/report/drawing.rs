@@ -10,6 +10,7 @@
 
 use super::block::wrap;
 use crate::event::{Nanos, Tid};
+use crate::order::{Bound, Instant};
 use crate::summary::{Summary, words};
 use crate::verdict::{Step, Witness};
 
@@ -24,14 +25,14 @@ const COLUMNS_MAX: usize = 3;
 
 /// The drawing, and below it which orders hold.
 pub(super) fn draw(witness: &Witness, summary: &Summary) -> Vec<String> {
-    let threads = threads(witness);
+    let threads = witness.threads();
     if threads.is_empty() {
         return Vec::new();
     }
     let is_list = COLUMNS_MAX < threads.len();
     let columns = if is_list { 1 } else { threads.len() };
     let width = (WIDTH - MARGIN - 3 * (columns - 1)) / columns;
-    let unordered = unordered(witness);
+    let unordered = witness.unordered();
     let origin = witness.steps.iter().map(|step| step.event.span.lo).min().unwrap_or_default();
     let names: Vec<String> = match is_list {
         true => vec![String::from("thread: what it did")],
@@ -61,6 +62,7 @@ pub(super) fn draw(witness: &Witness, summary: &Summary) -> Vec<String> {
         }
         lines.extend(rows(&margin, &cells, width));
     }
+    lines.extend(instants(witness, origin));
     lines.extend(orders(witness, &unordered));
     lines
 }
@@ -90,33 +92,28 @@ fn name(witness: &Witness, tid: Tid, summary: &Summary) -> String {
     step.map_or_else(String::new, |step| words::thread(summary, &step.event))
 }
 
-/// The threads, in the order of their first step.
-fn threads(witness: &Witness) -> Vec<Tid> {
-    let mut threads = Vec::new();
-    for step in &witness.steps {
-        if !threads.contains(&step.event.tid) {
-            threads.push(step.event.tid);
-        }
+/// Where the instants lie that the kernel does not show, and what proves it.
+fn instants(witness: &Witness, origin: Nanos) -> Vec<String> {
+    let line = |&(step, instant): &(usize, Instant)| {
+        let micro = |at: Nanos| at.since(origin) as f64 / 1e3;
+        let Instant { what, within, lo, hi } = instant;
+        let since = match lo {
+            Bound::Nothing => String::from("not bounded"),
+            _ => format!("{:.3} by {}", micro(within.lo), lo.name()),
+        };
+        format!(
+            "{:>2}    {} since {since}, until {:.3} by {}",
+            step + 1,
+            what.name(),
+            micro(within.hi),
+            hi.name()
+        )
+    };
+    let mut lines: Vec<String> = witness.instants.iter().map(line).collect();
+    if !lines.is_empty() {
+        lines.insert(0, String::from("hidden instants, us:"));
     }
-    threads
-}
-
-/// Pairs of steps that no chain of edges orders.
-fn unordered(witness: &Witness) -> Vec<[usize; 2]> {
-    let n = witness.steps.len();
-    let mut before = vec![vec![false; n]; n];
-    for edge in witness.edges.iter().filter(|edge| edge.from < n && edge.to < n) {
-        before[edge.from][edge.to] = true;
-    }
-    for middle in 0..n {
-        for from in 0..n {
-            for to in 0..n {
-                before[from][to] |= before[from][middle] && before[middle][to];
-            }
-        }
-    }
-    let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| [a, b]));
-    pairs.filter(|&[a, b]| !before[a][b] && !before[b][a]).collect()
+    lines
 }
 
 fn orders(witness: &Witness, unordered: &[[usize; 2]]) -> Vec<String> {

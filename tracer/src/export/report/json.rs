@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use super::check::CheckRow;
 use super::figures::percentile;
+use super::finding_row::FindingRow;
 use super::provenance::{Judged, Provenance};
 use crate::event::Gap;
 use crate::outcome::Outcome;
 use crate::summary::{Harvest, Summary, VerdictCounts, WindowStats};
-use crate::verdict::{EdgeKind, Finding, Verdict, WindowKind, Witness};
+use crate::verdict::{Finding, Verdict, WindowKind};
 
 /// Version of the document; a key may be added without a new one.
 pub const DOCUMENT_VERSION: u32 = 1;
@@ -118,48 +119,6 @@ struct VerdictRow {
     exposed: u64,
     safe: u64,
     unknown: u64,
-}
-
-/// One finding.
-#[derive(Debug, Serialize)]
-struct FindingRow {
-    verdict: &'static str,
-    rule: &'static str,
-    vm: String,
-    slot: String,
-    gfn: Option<String>,
-    first_ns: u64,
-    last_ns: u64,
-    count: u64,
-    sentence: String,
-    known: Option<&'static str>,
-    witness: WitnessRow,
-}
-
-#[derive(Debug, Serialize)]
-struct WitnessRow {
-    steps: Vec<StepRow>,
-    edges: Vec<EdgeRow>,
-    losing: Option<usize>,
-    /// Predictive findings: the kind of edge the kernel promises and that is not there.
-    missing: Option<&'static str>,
-}
-
-#[derive(Debug, Serialize)]
-struct StepRow {
-    from_ns: u64,
-    to_ns: u64,
-    tid: u32,
-    cpu: u16,
-    kind: &'static str,
-    note: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct EdgeRow {
-    from: usize,
-    to: usize,
-    kind: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -330,51 +289,6 @@ impl VerdictRow {
     fn new(counts: &VerdictCounts) -> Self {
         let VerdictCounts { lost, at_risk, exposed, safe, unknown } = *counts;
         Self { lost, at_risk, exposed, safe, unknown }
-    }
-}
-
-impl FindingRow {
-    fn new(finding: &Finding) -> Self {
-        let Finding { verdict, rule, vm, slot, gfn, first, last, count, sentence, known, witness } =
-            finding;
-        Self {
-            verdict: verdict.name(),
-            rule: rule.name(),
-            vm: vm.to_string(),
-            slot: slot.to_string(),
-            gfn: gfn.map(|gfn| gfn.to_string()),
-            first_ns: first.0,
-            last_ns: last.0,
-            count: *count,
-            sentence: sentence.clone(),
-            known: *known,
-            witness: WitnessRow::new(witness),
-        }
-    }
-}
-
-impl WitnessRow {
-    fn new(witness: &Witness) -> Self {
-        let Witness { steps, edges, losing, missing, gaps: _ } = witness;
-        Self {
-            steps: steps
-                .iter()
-                .map(|step| StepRow {
-                    from_ns: step.event.span.lo.0,
-                    to_ns: step.event.span.hi.0,
-                    tid: step.event.tid.0,
-                    cpu: step.event.lane.cpu.0,
-                    kind: step.event.kind.kind().name(),
-                    note: step.note,
-                })
-                .collect(),
-            edges: edges
-                .iter()
-                .map(|edge| EdgeRow { from: edge.from, to: edge.to, kind: edge.kind.name() })
-                .collect(),
-            losing: *losing,
-            missing: missing.map(EdgeKind::name),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod block;
 mod drawing;
 
 mod content;
+mod finding_row;
 
 pub mod html;
 pub mod json;

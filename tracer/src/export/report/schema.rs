@@ -159,10 +159,19 @@ fn finding() -> Fields {
         ("note", text()),
     ];
     let edge = [("from", number()), ("to", number()), ("kind", text())];
+    let instant = [
+        ("step", number()),
+        ("what", text()),
+        ("from_ns", number()),
+        ("to_ns", number()),
+        ("from_by", text()),
+        ("to_by", text()),
+    ];
     let witness = [
         ("steps", list(object(&step.to_vec()))),
         ("edges", list(object(&edge.to_vec()))),
         ("losing", or_null(number())),
+        ("instants", list(object(&instant.to_vec()))),
         ("missing", or_null(text())),
     ];
     vec![

@@ -11,7 +11,8 @@
 
 use ratatui::text::{Line, Span};
 
-use crate::event::Tid;
+use crate::event::{Nanos, Tid};
+use crate::order::{Bound, Instant};
 use crate::tui::describe;
 use crate::tui::figures::{cut, duration, wrap};
 use crate::tui::model::Model;
@@ -31,7 +32,7 @@ const WITHIN_FROM: usize = 100;
 #[must_use]
 pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static>> {
     let palette = &model.palette;
-    let threads = threads(witness);
+    let threads = witness.threads();
     if threads.is_empty() {
         return vec![Line::styled("no events were kept for this finding", palette.quiet())];
     }
@@ -40,7 +41,7 @@ pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static
     let margin = MARGIN + within;
     let column = (width.saturating_sub(margin + separators) / threads.len()).max(12);
     let bar = format!(" {} ", palette.glyphs.column);
-    let unordered = unordered(witness);
+    let unordered = witness.unordered();
 
     let mut lines = vec![header(model, witness, &threads, column, within)];
     let origin = witness.steps.iter().map(|step| step.event.span.lo).min().unwrap_or_default();
@@ -53,7 +54,7 @@ pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static
         for (row, part) in wrap(&text, column).into_iter().enumerate() {
             let margin_text = if row == 0 {
                 let loses = if is_losing { palette.glyphs.losing } else { " " };
-                let is_unordered = unordered.iter().any(|&(a, b)| a == index || b == index);
+                let is_unordered = unordered.iter().flatten().any(|&at| at == index);
                 let doubt = if is_unordered { "~" } else { " " };
                 let time = format!("+{}", duration(step.event.span.lo.since(origin)));
                 let length = duration(step.event.span.len_ns());
@@ -74,19 +75,9 @@ pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static
         }
     }
     lines.push(Line::default());
+    lines.extend(instants(witness, origin, width));
     lines.extend(orders(witness, &unordered, palette, width));
     lines
-}
-
-/// The threads, in the order of their first step.
-fn threads(witness: &Witness) -> Vec<Tid> {
-    let mut threads = Vec::new();
-    for step in &witness.steps {
-        if !threads.contains(&step.event.tid) {
-            threads.push(step.event.tid);
-        }
-    }
-    threads
 }
 
 fn header(
@@ -109,31 +100,27 @@ fn header(
     Line::styled(text, palette.heading())
 }
 
-/// Pairs of steps that no chain of edges orders.
-fn unordered(witness: &Witness) -> Vec<(usize, usize)> {
-    let n = witness.steps.len();
-    let mut before = vec![vec![false; n]; n];
-    for edge in &witness.edges {
-        if edge.from < n && edge.to < n {
-            before[edge.from][edge.to] = true;
-        }
+/// Where the instants lie that the kernel does not show, and what proves it.
+fn instants(witness: &Witness, origin: Nanos, width: usize) -> Vec<Line<'static>> {
+    let told = witness.instants.iter().map(|&(step, Instant { what, within, lo, hi })| {
+        let since = match lo {
+            Bound::Nothing => String::from("any time"),
+            _ => format!("+{} ({})", duration(within.lo.since(origin)), lo.name()),
+        };
+        let until = duration(within.hi.since(origin));
+        format!("{} {} {since} to +{until} ({})", step + 1, what.name(), hi.name())
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() {
+        return Vec::new();
     }
-    for middle in 0..n {
-        for from in 0..n {
-            for to in 0..n {
-                if before[from][middle] && before[middle][to] {
-                    before[from][to] = true;
-                }
-            }
-        }
-    }
-    let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b)));
-    pairs.filter(|&(a, b)| !before[a][b] && !before[b][a]).collect()
+    let text = format!("hidden instants: {}", told.join("; "));
+    wrap(&text, width).into_iter().map(Line::raw).collect()
 }
 
 fn orders(
     witness: &Witness,
-    unordered: &[(usize, usize)],
+    unordered: &[[usize; 2]],
     palette: &Palette,
     width: usize,
 ) -> Vec<Line<'static>> {
@@ -144,7 +131,7 @@ fn orders(
         .map(|edge| format!("{}{arrow}{} {}", edge.from + 1, edge.to + 1, edge.kind.name()))
         .collect();
     let unknown: Vec<_> =
-        unordered.iter().map(|(a, b)| format!("{} and {}", a + 1, b + 1)).collect();
+        unordered.iter().map(|[a, b]| format!("{} and {}", a + 1, b + 1)).collect();
     let mut lines = Vec::new();
     if !known.is_empty() {
         let text = format!("order known: {}", known.join(", "));

@@ -10,7 +10,7 @@ use crate::event::{
     Event, EventKind, Gap, Gfn, RawEvent, Setup, SlotId, SlotRef, SpteMasks, Tid, VmId, decode,
     encode,
 };
-use crate::order::Ordinal;
+use crate::order::{Ordinal, instant};
 use crate::verdict::edges::{Edges, merge_key};
 use crate::verdict::{EdgeKind, Finding, RuleId, Step, Verdict, Witness};
 
@@ -247,7 +247,13 @@ fn drawn(
     steps.sort_by_key(|step| merge_key(&step.event));
     let edges = Edges::new(&steps, gfn, masks, epsilon_ns).find();
     let losing = steps.len().checked_sub(1);
-    Witness { steps, edges, losing, missing, gaps: Vec::new() }
+    let events: Vec<Event> = steps.iter().map(|step| step.event).collect();
+    let instants = events
+        .iter()
+        .enumerate()
+        .filter_map(|(index, event)| Some((index, instant::of(event, &events[..index], masks)?)));
+    let instants = instants.collect();
+    Witness { steps, edges, losing, instants, missing, gaps: Vec::new() }
 }
 
 /// Leaves out what the finding does not need. A witness that does not fire by itself is left as it is.

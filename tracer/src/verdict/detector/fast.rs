@@ -6,6 +6,7 @@
 //! ```
 
 use crate::event::{EventKind, Span};
+use crate::order::instant;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
@@ -37,7 +38,7 @@ impl Detector {
             slot,
             gfn: page.gfn,
             mark,
-            store: self.cmpxchg_span(at, mark.spte, mark.span),
+            store: instant::cmpxchg(at.event.span, mark.span, self.is_open_value(mark.spte)).within,
             ordinal: at.ordinal,
             is_locked: false,
             hold: Span::default(),
@@ -87,16 +88,6 @@ impl Detector {
         let is_open_later = self.is_open_value(opening.mark.spte) == Some(true)
             && closing.span.hi.0.saturating_add(epsilon) < opening.mark.span.lo.0;
         !is_open_later
-    }
-
-    /// Where the cmpxchg lies: on the side of the mark's entry that the SPTE read there shows.
-    fn cmpxchg_span(&self, at: At<'_>, seen: Option<crate::event::Spte>, mark: Span) -> Span {
-        let whole = at.event.span;
-        match self.is_open_value(seen) {
-            Some(true) => Span { lo: whole.lo, hi: mark.lo.max(whole.lo) },
-            // Read-only may also mean that somebody protected it again.
-            Some(false) | None => whole,
-        }
     }
 
     fn close_fast_window(&mut self, at: At<'_>, vm: usize, opening: &Opening) {

@@ -5,8 +5,9 @@
 //!                                                        ^ every page taken must be protected and flushed here
 //! ```
 
-use crate::event::{EventKind, Gfn, IoctlOp, IoctlRef, Nanos, Operation, SlotId, Span};
+use crate::event::{EventKind, Gfn, IoctlOp, IoctlRef, Nanos, Operation, SlotId};
 use crate::order::Ordinal;
+use crate::order::instant::{self, Bound};
 use crate::order::spool::Stamp;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, UnknownCause};
@@ -32,7 +33,7 @@ impl Detector {
             begin: Some(at.event.span.lo),
             args: (first, count),
             flushes,
-            word_floor: at.event.span.lo,
+            word_floor: (at.event.span.lo, Bound::IoctlBegin),
             ..self.open_ioctl(at, vm, op)
         };
         if let Some(open) = self.vms[vm].open_ioctls(op.op) {
@@ -66,7 +67,7 @@ impl Detector {
             args: (0, 0),
             flushes: 0,
             is_taker,
-            word_floor: Nanos(0),
+            word_floor: (Nanos(0), Bound::Nothing),
             first_visit: None,
             last_visit: Nanos(0),
             protects: 0,
@@ -114,7 +115,7 @@ impl Detector {
         }
         let mut ioctl = self.taking_ioctl(at, vm, slot.id);
         let visit = at.event.span;
-        let xchg = Span { lo: ioctl.word_floor.min(visit.lo), hi: visit.lo };
+        let xchg = instant::xchg(ioctl.word_floor, visit).within;
         let place = self.threads.place(at.event.tid);
         // Under KVM_DIRTY_LOG_INITIALLY_SET the word may split huge pages, and yields the lock without a record.
         let is_one_hold =
@@ -136,7 +137,7 @@ impl Detector {
         self.take_word(&word, &mut ioctl, place, |bit| {
             if protected & bit != 0 { Some(Protection::Closed) } else { None }
         });
-        ioctl.word_floor = visit.hi;
+        ioctl.word_floor = (visit.hi, Bound::WordBefore);
         self.vms[vm].words.push(word);
         self.vms[vm].last_word = self.vms[vm].last_word.max(visit.hi);
         self.threads.get_mut(place).ioctl = Some(ioctl);
@@ -169,7 +170,7 @@ impl Detector {
             return;
         }
         // The word is read when all is done: xchg and visit lie anywhere since the ioctl's begin.
-        let since = Span { lo: ioctl.begin.unwrap_or_default(), hi: at.event.span.hi };
+        let since = instant::xchg_read_back(ioctl.begin, at.event.span.hi).within;
         let word = WordSeen {
             first,
             mask,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::event::{Gfn, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
-use crate::order::Ordinal;
+use crate::order::{Bound, Ordinal};
 use crate::verdict::page::Protection;
 
 use super::slot::{Opening, Recent};
@@ -103,7 +103,7 @@ pub(crate) struct OpenIoctl {
     /// It takes bits: GET without manual protect, CLEAR, RESET.
     pub is_taker: bool,
     /// The xchg of the next word is not before this.
-    pub word_floor: Nanos,
+    pub word_floor: (Nanos, Bound),
     pub first_visit: Option<Nanos>,
     pub last_visit: Nanos,
     /// Records of protection seen in a SET_MEMORY.
