@@ -119,7 +119,10 @@ fn trace_all(guests: &[&[&str]]) -> Option<Trace> {
     let begin = Instant::now();
     let report = std::thread::scope(|scope| {
         let guest = scope.spawn(|| {
-            let report = guests.iter().map(|flags| run_guest(flags)).last().flatten();
+            let mut report = None;
+            for flags in guests {
+                report = run_guest(flags);
+            }
             has_ended.store(true, Ordering::Release);
             report
         });

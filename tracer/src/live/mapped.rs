@@ -62,8 +62,10 @@ impl Counters {
         if self.words <= index {
             return 0;
         }
-        // SAFETY: the index is inside the mapping, which is page aligned and lives as long as `self`.
-        let word = unsafe { self.start.add(index as usize).as_ref() };
+        // SAFETY: the index is inside the mapping.
+        let word = unsafe { self.start.add(index as usize) };
+        // SAFETY: the mapping is page aligned, made of atomics, and lives as long as `self`.
+        let word = unsafe { word.as_ref() };
         // Acquire: what is read after the numbers may not be older than they are.
         word.load(Ordering::Acquire)
     }

@@ -58,7 +58,7 @@ pub enum Measure {
 
 impl Measure {
     /// Records of a burst.
-    pub const BURST: u32 = kvmdirty_common::limits::BURST;
+    pub const BURST: u32 = limits::BURST;
 
     /// The program's name, under which [`Session::overhead`] tells its cost.
     #[must_use]

@@ -100,12 +100,13 @@ fn list_shows_a_running_vmm() {
     let Some(mut guest) = Guest::start(test, &LONG) else { return };
     guest.go();
     let pid = guest.pid();
+    let number: Option<u64> = pid.parse().ok();
     let row = wait_for("the VMM in the list", || {
         let said = run(&["list", "--json"]);
         assert_eq!(said.status, 0);
         let rows = said.json();
         let rows = rows.as_array().unwrap();
-        rows.iter().find(|row| row["pid"].to_string() == pid && row["vcpus"] == 2).cloned()
+        rows.iter().find(|row| row["pid"].as_u64() == number && row["vcpus"] == 2).cloned()
     });
     assert_eq!(row["vms"], 1, "{row}");
     let text = run(&["list"]).out;
