@@ -2,6 +2,7 @@
 
 mod cli;
 mod ebpf;
+mod finding;
 mod lab;
 mod matrix;
 mod mutants;

@@ -65,11 +65,13 @@ fn shows_data(host: &Host) -> Option<bool> {
     if host.data == 0 || host.hva == 0 || host.bytes == 0 {
         return None;
     }
-    // Reads eight bytes of both and compares as many as were written; both lie in mapped pages, and a read across the
-    // end of one merely yields no evidence.
+    // The guest's aligned word is read: behind it may lie the end of a slot. Of the data eight bytes are read; if they
+    // cross into a page that is not mapped, there is no evidence.
+    let within = host.hva & 7;
     let data: u64 = read(host.data)?;
-    let guest: u64 = read_user(host.hva)?;
-    let mask = if host.bytes >= 8 { u64::MAX } else { (1 << ((host.bytes & 7) * 8)) - 1 };
+    let guest = read_user::<u64>(host.hva - within)? >> (within * 8);
+    let bytes = if host.bytes < 8 - within { host.bytes & 7 } else { 8 - within };
+    let mask = if bytes >= 8 { u64::MAX } else { (1 << (bytes * 8)) - 1 };
     Some((data ^ guest) & mask == 0)
 }
 

@@ -91,6 +91,9 @@ pub struct GuestConfig {
     /// What else happens to the VM while it is harvested; several separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     pub workload: Vec<Workload>,
+    /// Passes from one zap to the next (workload zap).
+    #[arg(long, value_name = "PASSES", default_value_t = 1)]
+    pub zap_every: u64,
     /// Create the VM only after `go`, so that a tracer must pick it up by itself.
     #[arg(long)]
     pub late_vm: bool,
@@ -124,6 +127,7 @@ impl GuestConfig {
         bound(batch.contains(&self.batch), "batch", &self.batch, "1 to 1048576 stores")?;
         let chunk = 64 <= self.clear_chunk && self.clear_chunk.is_multiple_of(64);
         bound(chunk, "clear-chunk", &self.clear_chunk, "a multiple of 64 pages")?;
+        bound(0 < self.zap_every, "zap-every", &self.zap_every, "1 pass or more")?;
         let ring = self.ring_entries.is_power_of_two() && self.ring_entries <= 1 << 16;
         bound(ring, "ring-entries", &self.ring_entries, "a power of two up to 65536")
     }
@@ -145,6 +149,7 @@ impl GuestConfig {
             clear_chunk,
             ring_entries,
             workload,
+            zap_every,
             late_vm,
             oracle_ignore_gfn,
         } = self;
@@ -161,6 +166,7 @@ impl GuestConfig {
             format!("--backing={}", flag_name(backing)),
             format!("--clear-chunk={clear_chunk}"),
             format!("--ring-entries={ring_entries}"),
+            format!("--zap-every={zap_every}"),
         ];
         flags.extend(workload.iter().map(|name| format!("--workload={}", flag_name(name))));
         flags.extend(huge_pages.then(|| "--huge-pages".to_owned()));

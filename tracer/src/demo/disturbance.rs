@@ -30,8 +30,8 @@ pub fn disturb(
     if workloads.wants(Workload::Smm) {
         machine.enter_smm();
     }
-    if workloads.wants(Workload::Zap) {
-        let index = pass.iteration as usize % machine.slots.len();
+    if let Some(turn) = workloads.zap_turn(pass.iteration) {
+        let index = turn as usize % machine.slots.len();
         zap(machine, index)?;
         workloads.done(Workload::Zap, 1);
     }

@@ -116,6 +116,7 @@ impl Host {
 #[derive(Clone, Debug)]
 pub struct Workloads {
     reports: Vec<WorkloadReport>,
+    zap_every: u64,
 }
 
 impl Workloads {
@@ -157,13 +158,19 @@ impl Workloads {
                 reports.push(WorkloadReport { workload, done: 0, skipped });
             }
         }
-        Self { reports }
+        Self { reports, zap_every: config.zap_every }
     }
 
     /// Whether the workload is asked for and possible.
     pub fn wants(&self, workload: Workload) -> bool {
         let mut reports = self.reports.iter();
         reports.any(|report| report.workload == workload && report.skipped.is_none())
+    }
+
+    /// If a slot is to be zapped in that pass: how many were before.
+    pub fn zap_turn(&self, iteration: u64) -> Option<u64> {
+        let is_due = self.wants(Workload::Zap) && iteration.is_multiple_of(self.zap_every);
+        is_due.then_some(iteration / self.zap_every)
     }
 
     /// Whether a slot is to be moved, or deleted and made again.

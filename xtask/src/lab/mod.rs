@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{matrix, mutants};
+use crate::{finding, matrix, mutants};
 use machine::{Output, Shape};
 use payload::{Command, Job};
 
@@ -40,6 +40,9 @@ enum Task {
     /// Rebuilds kvm.ko with one planted bug each and checks that the tool names the lost pages.
     #[command(after_help = "Example: cargo xtask lab mutants harvest-unprotected")]
     Mutants(mutants::Flags),
+    /// Reproduces what docs/findings/ describes, on stock kernels.
+    #[command(after_help = "Example: cargo xtask lab finding ring-reset")]
+    Finding(finding::Flags),
     /// Runs every kernel, memory management and log mode, and writes docs/kernels.md.
     #[command(after_help = "Example: cargo xtask lab matrix 6.12")]
     Matrix(matrix::Flags),
@@ -65,6 +68,7 @@ kvmdirty-trace --version";
 pub fn run(flags: &Flags) -> Result<ExitCode> {
     match &flags.task {
         Some(Task::Mutants(flags)) => mutants::run(flags),
+        Some(Task::Finding(flags)) => finding::run(flags),
         Some(Task::Matrix(flags)) => matrix::run(flags),
         None => run_command(flags),
     }

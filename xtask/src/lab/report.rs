@@ -68,6 +68,8 @@ pub struct Oracle {
 /// The guest's own report.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Guest {
+    /// Its process id.
+    pub pid: u32,
     /// One entry per VM.
     pub vms: Vec<Vm>,
     /// What else was done to the VMs.
@@ -79,6 +81,8 @@ pub struct Guest {
 pub struct Workload {
     /// Its name.
     pub workload: String,
+    /// How often it was done.
+    pub done: u64,
     /// Why it could not be done, if so.
     pub skipped: Option<String>,
 }
@@ -95,6 +99,12 @@ pub struct Vm {
 pub struct LostPage {
     /// Its number.
     pub gfn: u64,
+    /// Offset of the first word that differs.
+    pub offset: u32,
+    /// That word in the guest's memory.
+    pub guest: u64,
+    /// That word as the last harvest that reported the page left it.
+    pub copied: u64,
 }
 
 impl Report {

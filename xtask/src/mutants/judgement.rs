@@ -61,7 +61,7 @@ impl Judgement {
         });
         let lost = report.guest.vms.iter().flat_map(|vm| &vm.lost).map(|page| page.gfn).collect();
         Ok(Self {
-            fired: fired(&trace),
+            fired: fired(&trace, report.guest.pid),
             lost,
             named,
             exposed: report.verdicts.exposed,
@@ -131,11 +131,13 @@ fn expects(mutant: &Mutant, rules: &BTreeSet<String>) -> bool {
     mutant.rules.iter().any(|rule| rules.contains(*rule))
 }
 
-/// Lines of the trace buffer: "mutant fired <gfn> <pages>", both hexadecimal.
-fn fired(trace: &str) -> Pages {
+/// Lines of the trace buffer: "mutant fired <process> <gfn> <pages>", the last two hexadecimal. Other
+/// processes are guests that were not traced.
+fn fired(trace: &str, pid: u32) -> Pages {
     let mut pages = Pages::new();
+    let mine = format!("mutant fired {pid} ");
     for line in trace.lines() {
-        let Some((_, range)) = line.split_once("mutant fired ") else { continue };
+        let Some((_, range)) = line.split_once(&mine) else { continue };
         let mut numbers = range.split_whitespace().map(|word| u64::from_str_radix(word, 16));
         if let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) {
             pages.extend(first..first + count);
@@ -158,9 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn trace_lines_name_ranges() {
-        let trace = "  vcpu0-12 [001] 5.1: mutant fired 425 1\n x: mutant fired 600 3\nother\n";
-        assert_eq!(fired(trace), Pages::from([0x425, 0x600, 0x601, 0x602]));
+    fn trace_lines_of_the_traced_guest_name_ranges() {
+        let trace = "  vcpu0-12 [001] 5.1: mutant fired 9 425 1\n x: mutant fired 9 600 3\nother\n\
+                     mutant fired 8 700 1\n";
+        assert_eq!(fired(trace, 9), Pages::from([0x425, 0x600, 0x601, 0x602]));
     }
 
     #[test]

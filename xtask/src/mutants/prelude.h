@@ -9,12 +9,12 @@
 /* The victim's bit in each word of a slot's bitmap. */
 #define MUTANT_VICTIM_NR(slot) ((37 - (slot)->base_gfn) & 63)
 
-/* The trace buffer takes what fired: it may be written in any context. */
+/* The trace buffer takes what fired, in which process: it may be written in any context. */
 #define MUTANT_FIRED(gfn, pages) \
-	trace_printk("mutant fired %llx %llx\n", (u64)(gfn), (u64)(pages))
+	trace_printk("mutant fired %d %llx %llx\n", current->tgid, (u64)(gfn), (u64)(pages))
 
 /*
- * Widens a race: waits until a harvest has taken the page's bit, three milliseconds at most, and
+ * Widens a race: waits until a harvest has taken the page's bit, fifty milliseconds at most, and
  * tells whether one has.
  */
 static inline bool mutant_await_harvest(const struct kvm_memory_slot *slot, gfn_t gfn)
@@ -23,7 +23,7 @@ static inline bool mutant_await_harvest(const struct kvm_memory_slot *slot, gfn_
 
 	if (!slot || !slot->dirty_bitmap)
 		return false;
-	for (waited = 0; waited < 3000; waited++) {
+	for (waited = 0; waited < 50000; waited++) {
 		if (!test_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap))
 			return true;
 		udelay(1);

@@ -62,9 +62,11 @@ impl Detector {
             // Only the TDP MMU's walk tells the probe where the SPTE is.
             let is_shadow = state.has(page_flag::SHADOW) || mark.spte.is_none();
             state.set(page_flag::SHADOW, is_shadow);
+            state.set(page_flag::HUGE, 1 < page.level);
             note_sptep(state, sptep);
         });
         if mark.is_logged {
+            self.report_if_huge(at, vm, slot, page, mark);
             self.judge_beside_words(at, vm, &opening);
             self.vms[vm].openings.push(opening);
             self.threads.get_mut(place).prediction = may_predict.then_some(opening);

@@ -152,9 +152,7 @@ impl Detector {
         };
         thread.claim(mark.ordinal);
         self.benign(LookAlike::MarkBeforeStoreLocked);
-        if 1 < page.level && mark.is_logged {
-            self.report_huge(at, vm, slot, page, mark);
-        }
+        self.report_if_huge(at, vm, slot, page, mark);
         let hold = Span { lo: mark.span.lo, hi: at.event.span.hi.max(mark.span.lo) };
         self.close_locked(at, vm, slot, mark, hold);
     }
@@ -376,7 +374,7 @@ impl Detector {
     }
 
     /// K13: one mark for all pages of a huge SPTE.
-    fn report_huge(
+    pub(super) fn report_if_huge(
         &mut self,
         at: At<'_>,
         vm: usize,
@@ -384,18 +382,22 @@ impl Detector {
         page: PageRef,
         mark: PendingMark,
     ) {
-        let is_judged = self.ctx.rules.is_on(RuleId::K13)
+        let is_judged = 1 < page.level
+            && mark.is_logged
+            && self.ctx.rules.is_on(RuleId::K13)
             && self.is_logging_since(vm, slot, mark.span.lo)
             && !self.ctx.has_gap_in(Span { lo: mark.span.lo, hi: at.event.span.hi });
         if !is_judged {
             return;
         }
+        let pages = pages_of_level(page.level);
+        let first = Gfn(page.gfn.0 & !(pages - 1));
         let case = Case {
             rule: RuleId::K13,
             verdict: Verdict::Lost,
             vm,
             slot: Some(slot),
-            gfn: Some(page.gfn),
+            gfn: Some(first),
             at: at.event.span.hi,
             proof: Proof::Values,
             known: None,
@@ -404,8 +406,7 @@ impl Detector {
         let records =
             [(mark.ordinal, "marks one page"), (at.ordinal, "makes a huge page writable")];
         self.report(case, &records, || {
-            let pages = pages_of_level(page.level);
-            format!("{pages} pages from gfn {} became writable with one mark", page.gfn)
+            format!("{pages} pages from gfn {first} became writable with one mark")
         });
     }
 

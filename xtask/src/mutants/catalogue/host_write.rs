@@ -23,11 +23,12 @@ pub const MUTANTS: [Mutant; 2] = [
 \tmark_page_dirty_in_slot(kvm, memslot, gfn);\n",
                 becomes: "\tmark_page_dirty_in_slot(kvm, memslot, gfn);
 \tharvested = mutant_await_harvest(memslot, gfn);
+\tif (harvested)
+\t\tmdelay(5); /* the VMM copies the page */
 \tr = __copy_to_user((void __user *)addr + offset, data, len);
 \tif (r)
 \t\treturn -EFAULT;
-\tif (harvested)
-\t\tMUTANT_FIRED(gfn, 1);\n",
+\tMUTANT_FIRED(gfn, 1);\n",
             },
             Edit {
                 file: KVM_MAIN,
@@ -37,7 +38,7 @@ pub const MUTANTS: [Mutant; 2] = [
             },
         ],
         rules: &["K08"],
-        proof: Proof::Possible,
+        proof: Proof::Expected,
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=get", "--interval=2", "--pages=512", "--workload=crossing"],

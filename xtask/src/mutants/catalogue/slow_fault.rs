@@ -23,7 +23,7 @@ pub const MUTANTS: [Mutant; 3] = [
                     "\tif (fault->slot && MUTANT_VICTIM(iter->gfn) && is_writable_pte(new_spte) &&
 \t    kvm_slot_dirty_track_enabled(fault->slot)) {
 \t\tread_unlock(&vcpu->kvm->mmu_lock);
-\t\tharvested = mutant_is_harvested(fault->slot, iter->gfn);
+\t\tharvested = mutant_await_harvest(fault->slot, iter->gfn);
 \t\tread_lock(&vcpu->kvm->mmu_lock);
 \t}
 
@@ -64,7 +64,7 @@ pub const MUTANTS: [Mutant; 3] = [
 \t\tbool harvested;
 
 \t\twrite_unlock(&vcpu->kvm->mmu_lock);
-\t\tharvested = mutant_is_harvested(slot, gfn);
+\t\tharvested = mutant_await_harvest(slot, gfn);
 \t\twrite_lock(&vcpu->kvm->mmu_lock);
 \t\tif (harvested)
 \t\t\tMUTANT_FIRED(gfn, 1);
@@ -107,6 +107,13 @@ pub const MUTANTS: [Mutant; 3] = [
     },
 ];
 
-/// Makes slow faults all the time: the VMM's memory is zapped under the running guest.
-const ZAPPED: &[&str] =
-    &["--mode=get", "--interval=2", "--pages=1024", "--workload=zap", "--backing=memfd"];
+/// Makes slow faults again and again: the VMM's memory is zapped under the running guest. What was
+/// lost stays so until the next zap.
+const ZAPPED: &[&str] = &[
+    "--mode=get",
+    "--interval=2",
+    "--pages=1024",
+    "--workload=zap",
+    "--zap-every=32",
+    "--backing=memfd",
+];
