@@ -114,7 +114,7 @@ fn ring_reset(flags: &Flags) -> Result<ExitCode> {
 /// Boots a kernel and runs the guest in it twice, with signals and without.
 fn boot(name: &str, expected: Expected, seconds: u32) -> Result<Vec<Row>> {
     let job = Job::with_tool(Command::Shell(script(seconds)))?;
-    let shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1536, timeout_s: 300 };
+    let shape = Shape { mmu: Mmu::Tdp, cpus: 4, memory_mib: 1536, timeout_s: 300 };
     let folder = format!("finding/ring-reset-{name}");
     let run = machine::run(kernel::named(name)?, &shape, &job, &folder, Output::Kept)?;
     let out = run.folder.join("out");

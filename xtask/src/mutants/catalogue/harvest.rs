@@ -8,7 +8,7 @@ const GET: &str =
 const CLEAR: &str = "static int kvm_clear_dirty_log_protect(struct kvm *kvm,\n";
 
 /// The mutants of this part.
-pub const MUTANTS: [Mutant; 6] = [
+pub const MUTANTS: [Mutant; 7] = [
     Mutant {
         name: "harvest-unprotected",
         bug: "GET_DIRTY_LOG takes the bit and leaves the SPTE writable",
@@ -140,6 +140,32 @@ pub const MUTANTS: [Mutant; 6] = [
         mmu: Mmu::Tdp,
         setup: "",
         guest: &["--mode=ring", "--interval=10", "--pages=2048"],
+        reach: 1,
+    },
+    Mutant {
+        name: "ring-reset-interrupted",
+        bug: "RESET_DIRTY_RINGS returns on a signal, with entries popped whose pages it has not \
+              protected, as 6.17 and later do",
+        edits: &[Edit {
+            file: DIRTY_RING,
+            after: "int kvm_dirty_ring_reset(struct kvm *kvm, struct kvm_dirty_ring *ring)\n",
+            anchor: "\twhile (true) {\n",
+            becomes: "\twhile (true) {
+\t\tif (signal_pending(current)) {
+\t\t\tunsigned long nr;
+\t\t\tstruct kvm_memory_slot *memslot = id_to_memslot(
+\t\t\t\t__kvm_memslots(kvm, cur_slot >> 16), (u16)cur_slot);
+
+\t\t\tfor_each_set_bit(nr, &mask, BITS_PER_LONG)
+\t\t\t\tMUTANT_FIRED(memslot->base_gfn + cur_offset + nr, 1);
+\t\t\treturn count;
+\t\t}\n",
+        }],
+        rules: &["K06"],
+        proof: Proof::Expected,
+        mmu: Mmu::Tdp,
+        setup: "",
+        guest: &["--mode=ring", "--interval=10", "--pages=512", "--workload=ring-signals"],
         reach: 1,
     },
 ];
