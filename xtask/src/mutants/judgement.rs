@@ -43,11 +43,14 @@ impl Judgement {
     /// # Errors
     ///
     /// The tool wrote no report, or one that is not understood.
-    pub fn read(folder: &Path, status: u8, reach: u64) -> Result<Self> {
+    pub fn read(folder: &Path, reach: u64) -> Result<Self> {
         let report = Report::read(&folder.join("report.json"))?;
-        let trace = folder.join("fired");
-        let trace =
-            fs::read_to_string(&trace).with_context(|| format!("read {}", trace.display()))?;
+        let text = |name: &str| {
+            let file = folder.join(name);
+            fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+        };
+        let trace = text("fired")?;
+        let status = text("status")?.trim().parse().context("read the tool's exit status")?;
         let mut named: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for finding in &report.hazards {
             let Some(first) = finding.page() else { continue };

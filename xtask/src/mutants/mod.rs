@@ -43,6 +43,9 @@ pub struct Flags {
     /// Build the modules and boot nothing.
     #[arg(long)]
     build_only: bool,
+    /// Boot nothing: judge again what the last run of each left in target/lab/mutants.
+    #[arg(long, conflicts_with_all = ["build_only", "record"])]
+    kept: bool,
     /// Also keep each run's recording, in target/lab/mutants/NAME/out.
     #[arg(long)]
     record: bool,
@@ -64,19 +67,16 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let tree = Tree::prepare()?;
-    let tool = payload::static_tool()?;
-    if flags.build_only {
-        for mutant in mutants {
-            eprintln!("building {}", mutant.name);
-            modules(&tree, mutant)?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
     let mut rows = Vec::new();
+    let lab = if flags.kept { None } else { Some((Tree::prepare()?, payload::static_tool()?)) };
     for mutant in mutants {
         eprintln!("mutant {}: {}", mutant.name, mutant.bug);
-        let result = judge(&tree, &tool, mutant, flags).map_err(|e| format!("{e:#}"));
+        if let (true, Some((tree, _))) = (flags.build_only, &lab) {
+            modules(tree, mutant)?;
+            continue;
+        }
+        let ran = lab.iter().try_for_each(|(tree, tool)| boot(tree, tool, mutant, flags));
+        let result = ran.and_then(|()| judge(mutant)).map_err(|error| format!("{error:#}"));
         let row = Row { mutant, result };
         eprintln!(
             "mutant {}: {}",
@@ -84,6 +84,9 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
             if row.is_caught() { "caught" } else { "NOT caught" }
         );
         rows.push(row);
+    }
+    if flags.build_only {
+        return Ok(ExitCode::SUCCESS);
     }
     let document = table::document(&MUTANT_BASE.image()?.release, &rows);
     print!("{document}");
@@ -121,7 +124,7 @@ fn modules(tree: &Tree, mutant: &Mutant) -> Result<Vec<(String, PathBuf)>> {
     tree.build(mutant.edits, &files, &folder)
 }
 
-fn judge(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<Judgement> {
+fn boot(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<()> {
     let folder = format!("mutants/{}", mutant.name);
     let modules = modules(tree, mutant)?;
     let job = Job {
@@ -131,9 +134,15 @@ fn judge(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<Jud
     };
     let Mutant { mmu, .. } = *mutant;
     let shape = Shape { mmu, cpus: CPUS, memory_mib: MEMORY_MIB, timeout_s: TIMEOUT_S };
-    let run = machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
-    Judgement::read(&run.folder.join("out"), run.status, mutant.reach)
-        .with_context(|| format!("status {} of the job, see {}", run.status, run.folder.display()))
+    machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
+    Ok(())
+}
+
+/// Judges what the mutant's run left.
+fn judge(mutant: &Mutant) -> Result<Judgement> {
+    let out = workspace::root().join("target/lab/mutants").join(mutant.name).join("out");
+    Judgement::read(&out, mutant.reach)
+        .with_context(|| format!("no result of {} ({})", mutant.name, out.display()))
 }
 
 const CPUS: u32 = 2;
@@ -151,6 +160,7 @@ fn script(mutant: &Mutant, flags: &Flags) -> String {
 {setup}
 kvmdirty-trace demo --headless --json --seconds {seconds} {guest} {output} > /out/report.json
 status=$?
+echo $status > /out/status
 grep -o 'mutant fired .*' /sys/kernel/tracing/trace | sort -u > /out/fired
 dmesg > /out/dmesg
 exit $status
