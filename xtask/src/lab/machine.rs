@@ -32,8 +32,9 @@ impl Mmu {
     /// The parameters a module is loaded with.
     pub fn parameters(self, module: &str) -> &'static str {
         match (module, self) {
-            ("kvm", Self::Tdp) => "tdp_mmu=1",
-            ("kvm", Self::Shadow | Self::Npt0) => "tdp_mmu=0",
+            // The prefix changes nothing for a guest that does not use it.
+            ("kvm", Self::Tdp) => "tdp_mmu=1 force_emulation_prefix=1",
+            ("kvm", Self::Shadow | Self::Npt0) => "tdp_mmu=0 force_emulation_prefix=1",
             ("kvm_amd", Self::Tdp | Self::Shadow) => "nested=1 npt=1",
             ("kvm_amd", Self::Npt0) => "nested=1 npt=0",
             _ => "",

@@ -24,10 +24,60 @@ pub struct Report {
     pub verdicts: Verdicts,
     /// Findings that are `lost` or `at-risk`, as many as the report lists one by one.
     pub hazards: Vec<Finding>,
+    /// Why pages are unknown.
+    pub unknown_causes: BTreeMap<String, u64>,
+    /// Whether what is attached fires.
+    pub self_check: Vec<Check>,
     /// What page contents say.
     pub oracle: Oracle,
+    /// Harvest ioctls with and without the probe.
+    pub harvest_time: HarvestTime,
     /// What the guest itself reports.
     pub guest: Guest,
+}
+
+/// An operation inside the one that contains it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Check {
+    /// The inner one.
+    pub operation: String,
+    /// The outer one.
+    pub inside: String,
+    /// Times the outer one ended.
+    pub exits: u64,
+    /// Times the inner one was seen.
+    pub hits: u64,
+    /// `fires`, `silent` or `not exercised`.
+    pub state: String,
+}
+
+/// Harvest times of the same guest, untraced and traced.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HarvestTime {
+    /// Without anything attached to it.
+    pub untraced: Option<Times>,
+    /// Traced.
+    pub traced: Times,
+}
+
+/// Times per ioctl.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Times {
+    /// `KVM_GET_DIRTY_LOG`.
+    pub get: Option<Quantiles>,
+    /// `KVM_CLEAR_DIRTY_LOG`.
+    pub clear: Option<Quantiles>,
+    /// `KVM_RESET_DIRTY_RINGS`.
+    pub reset: Option<Quantiles>,
+}
+
+/// A set of durations.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Quantiles {
+    /// Half of them took no longer.
+    pub median_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
 }
 
 /// Counts by verdict.
@@ -107,6 +157,9 @@ pub struct LostPage {
     pub copied: u64,
 }
 
+/// Kinds of events without which nothing can be judged; every harvested guest causes them.
+const CORE: [&str; 3] = ["ioctl-end", "slot-state", "run-end"];
+
 impl Report {
     /// Reads a report from a file.
     ///
@@ -148,6 +201,16 @@ impl Report {
             .collect();
         if self.harvests == 0 {
             complaints.push("no harvest seen".to_owned());
+        }
+        for Check { operation, inside, exits, .. } in
+            self.self_check.iter().filter(|check| check.state == "silent")
+        {
+            complaints.push(format!("{operation} not seen in any of {exits} x {inside}"));
+        }
+        for kind in CORE {
+            if !self.events_by_kind.contains_key(kind) {
+                complaints.push(format!("no {kind}"));
+            }
         }
         if self.events == 0 {
             complaints.push("no events".to_owned());

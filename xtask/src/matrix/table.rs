@@ -1,54 +1,44 @@
 //! The tables of `docs/kernels.md`.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
-use super::{Row, events_by_kind, mmu_name};
-use crate::lab::{kernel::KERNELS, machine::Mmu};
+use super::{Row, mmu_name};
+use crate::lab::{
+    machine::Mmu,
+    report::{Report, Times},
+};
 
-/// The document: one table of runs, one of what fired where.
-pub fn document(rows: &[Row]) -> String {
+const MMUS: [Mmu; 3] = [Mmu::Tdp, Mmu::Shadow, Mmu::Npt0];
+
+/// One line per run.
+pub fn runs(rows: &[Row]) -> String {
     let mut text = String::from(
-        "# Kernels\n\n\
-         Written by `cargo xtask lab matrix`: stock Debian kernels in the lab's emulated machine, \
-         the\ndemo's guest, every log mode the kernel has. *tdp* is nested paging with the TDP MMU, \
-         *shadow*\nnested paging with the older MMU (`tdp_mmu=0`), *npt0* shadow paging (`npt=0`). \
-         A run is clean if\nit saw harvests, dropped no record, named no page except for a known \
-         hazard of the stock kernel,\nfound no integrity violation, and page contents agree.\n\n",
+        "| mmu | CPUs | guest | mode | vCPUs | plan | events | dropped | harvests | lost | at risk | \
+         exposed | safe | unknown | content | result |\n\
+         |---|--:|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|\n",
     );
-    let releases: BTreeSet<(&str, &str)> =
-        rows.iter().map(|row| (row.cell.kernel.name, row.release.as_str())).collect();
-    for (name, release) in releases {
-        let _ = writeln!(text, "- **{name}**: {release}");
-    }
-    text += "\n## Runs\n\n\
-             | kernel | mmu | CPUs | mode | vCPUs | plan | events | dropped | harvests | lost | \
-             at risk | exposed | safe | unknown | content | result |\n\
-             |---|---|--:|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|\n";
     for row in rows {
         text += &run_line(row);
     }
-    text += "\n## What fired\n\nEvents by kind, over all runs of a kernel and memory management. \
-             A point that is attached is not\nyet a point that fires.\n\n";
-    text + &fired_table(rows)
+    text
 }
 
 fn run_line(row: &Row) -> String {
     let Row { cell, guest, result, .. } = row;
     let mut line = format!(
         "| {} | {} | {} | {} | {} | ",
-        cell.kernel.name,
         mmu_name(cell.mmu),
         cell.cpus,
+        if guest.name == guest.mode { "plain" } else { guest.name },
         guest.mode,
         guest.vcpus
     );
-    let complaints = row.complaints();
-    let verdict = if complaints.is_empty() { "clean".to_owned() } else { complaints.join("; ") };
-    let verdict = verdict.replace('\n', " ").replace('|', "/");
+    let verdict = in_words(row);
     if let Ok(report) = result {
         let verdicts = &report.verdicts;
-        let known = report.hazards.len() - report.new_hazards().count();
-        let known = if known == 0 { String::new() } else { format!(" ({known} known)") };
         let content = if report.oracle.lost_pages == 0 {
             format!("{} agree", report.oracle.compared)
         } else {
@@ -56,7 +46,7 @@ fn run_line(row: &Row) -> String {
         };
         let _ = write!(
             line,
-            "{} | {} | {} | {} | {} | {} | {} | {} | {} | {content} | {verdict}{known} |",
+            "{} | {} | {} | {} | {} | {} | {} | {} | {} | {content} | {verdict} |",
             report.plan,
             report.events,
             report.dropped_events,
@@ -73,29 +63,129 @@ fn run_line(row: &Row) -> String {
     line + "\n"
 }
 
-fn fired_table(rows: &[Row]) -> String {
-    let columns: Vec<(&str, Mmu)> = KERNELS
-        .iter()
-        .flat_map(|kernel| [Mmu::Tdp, Mmu::Shadow, Mmu::Npt0].map(|mmu| (kernel.name, mmu)))
-        .filter(|&(name, mmu)| {
-            rows.iter().any(|row| row.cell.kernel.name == name && row.cell.mmu == mmu)
-        })
-        .collect();
-    let sums: Vec<_> = columns
-        .iter()
-        .map(|&(name, mmu)| {
-            let here = move |row: &&Row| row.cell.kernel.name == name && row.cell.mmu == mmu;
-            events_by_kind(rows.iter().filter(here))
-        })
-        .collect();
-    let kinds: BTreeSet<&String> = sums.iter().flat_map(|sums| sums.keys()).collect();
-    let heads = columns.iter().map(|&(name, mmu)| format!(" {name} {} |", mmu_name(mmu)));
-    let mut text = format!("| event |{}\n|---|", heads.collect::<String>());
-    text += &"--:|".repeat(columns.len());
-    text.push('\n');
-    for kind in kinds {
-        let counts = sums.iter().map(|sums| format!(" {} |", sums.get(kind).unwrap_or(&0)));
-        let _ = writeln!(text, "| {kind} |{}", counts.collect::<String>());
+/// `clean`, or what is not, with the known hazards and why pages are unknown.
+fn in_words(row: &Row) -> String {
+    let complaints = row.complaints();
+    let mut words = if complaints.is_empty() { "clean".to_owned() } else { complaints.join("; ") };
+    if let Ok(report) = &row.result {
+        let known = report.hazards.len() - report.new_hazards().count();
+        if known != 0 {
+            let _ = write!(words, " ({known} known)");
+        }
+        for (cause, count) in &report.unknown_causes {
+            let _ = write!(words, "; {count} unknown: {cause}");
+        }
+    }
+    words.replace('\n', " ").replace('|', "/")
+}
+
+/// A run in one line, for the terminal.
+pub fn row_in_words(row: &Row) -> String {
+    let events = row.result.as_ref().map_or(0, |report| report.events);
+    format!("{}: {events} events: {}", row.guest.file(), in_words(row))
+}
+
+/// Rows of one memory management that came to a report.
+fn reports(rows: &[Row], mmu: Mmu) -> impl Iterator<Item = &Report> {
+    let here = rows.iter().filter(move |row| row.cell.mmu == mmu);
+    here.filter_map(|row| row.result.as_ref().ok())
+}
+
+/// A table with one column per memory management.
+fn by_mmu(first: &str, lines: &BTreeMap<String, [String; 3]>) -> String {
+    let heads = MMUS.map(mmu_name).join(" | ");
+    let mut text = format!("| {first} | {heads} |\n|---|--:|--:|--:|\n");
+    for (name, cells) in lines {
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
     }
     text
+}
+
+/// How often each operation was seen inside the one that contains it.
+pub fn self_check(rows: &[Row]) -> String {
+    let mut lines: BTreeMap<String, [String; 3]> = BTreeMap::new();
+    for (column, mmu) in MMUS.into_iter().enumerate() {
+        let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for check in reports(rows, mmu).flat_map(|report| &report.self_check) {
+            let sum = sums.entry(format!("{} in: {}", check.operation, check.inside)).or_default();
+            *sum = (sum.0 + check.hits, sum.1 + check.exits);
+        }
+        for (name, (hits, exits)) in sums {
+            lines.entry(name).or_default()[column] = format!("{hits} of {exits}");
+        }
+    }
+    by_mmu("operation", &lines)
+}
+
+/// Events by kind.
+pub fn fired(rows: &[Row]) -> String {
+    let kinds: BTreeSet<&String> = MMUS
+        .iter()
+        .flat_map(|&mmu| reports(rows, mmu))
+        .flat_map(|r| r.events_by_kind.keys())
+        .collect();
+    let count = |kind: &String, mmu| {
+        let counts = reports(rows, mmu).filter_map(|report| report.events_by_kind.get(kind));
+        counts.sum::<u64>().to_string()
+    };
+    let lines =
+        kinds.into_iter().map(|kind| (kind.clone(), MMUS.map(|mmu| count(kind, mmu)))).collect();
+    by_mmu("event", &lines)
+}
+
+/// Harvest ioctls with and without the tool.
+pub fn times(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| mmu | CPUs | mode | vCPUs | ioctl | untraced | traced | added, median |\n\
+         |---|--:|---|--:|---|--:|--:|--:|\n",
+    );
+    for row in rows.iter().filter(|row| row.guest.name == row.guest.mode) {
+        let Ok(report) = &row.result else { continue };
+        let (traced, untraced) = (&report.harvest_time.traced, &report.harvest_time.untraced);
+        for (name, of) in IOCTLS {
+            let Some(with) = of(traced) else { continue };
+            let micro = |ns: u64| ns as f64 / 1e3;
+            let shown = |times: &crate::lab::report::Quantiles| {
+                format!("{:.0} ({:.0})", micro(times.median_ns), micro(times.p99_ns))
+            };
+            let without = untraced.as_ref().and_then(of);
+            let added = without.map_or("-".to_owned(), |without| {
+                format!("{:+.0}", micro(with.median_ns) - micro(without.median_ns))
+            });
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {name} | {} | {} | {added} |",
+                mmu_name(row.cell.mmu),
+                row.cell.cpus,
+                row.guest.mode,
+                row.guest.vcpus,
+                without.map_or("-".to_owned(), shown),
+                shown(with)
+            );
+        }
+    }
+    text
+}
+
+type Of = fn(&Times) -> Option<&crate::lab::report::Quantiles>;
+
+const IOCTLS: [(&str, Of); 3] = [
+    ("get", |times| times.get.as_ref()),
+    ("clear", |times| times.clear.as_ref()),
+    ("reset", |times| times.reset.as_ref()),
+];
+
+/// What a guest was told to do and could not.
+pub fn skipped(rows: &[Row]) -> String {
+    let mut lines = BTreeSet::new();
+    for row in rows {
+        let Ok(report) = &row.result else { continue };
+        for workload in &report.guest.workloads {
+            if let Some(reason) = &workload.skipped {
+                let mmu = mmu_name(row.cell.mmu);
+                lines.insert(format!("\n`{}` was skipped on {mmu}: {reason}\n", workload.workload));
+            }
+        }
+    }
+    lines.into_iter().collect()
 }

@@ -26,7 +26,7 @@ pub struct Step {
 }
 
 /// Every step, cheap ones first.
-pub const STEPS: [Step; 18] = [
+pub const STEPS: [Step; 21] = [
     Step { name: "format", needs: &[], action: format },
     Step { name: "house style", needs: &[], action: house_style },
     Step { name: "lints", needs: &[], action: lints },
@@ -62,12 +62,27 @@ pub const STEPS: [Step; 18] = [
     Step {
         name: "traced in lab 6.1",
         needs: &[Need::Kernel("6.1")],
-        action: || traced::in_lab("6.1"),
+        action: || traced::in_lab("6.1", Mmu::Tdp, "get"),
     },
     Step {
         name: "traced in lab 6.12",
         needs: &[Need::Kernel("6.12")],
-        action: || traced::in_lab("6.12"),
+        action: || traced::in_lab("6.12", Mmu::Tdp, "get"),
+    },
+    Step {
+        name: "traced in lab 6.12, shadow MMU",
+        needs: &[Need::Kernel("6.12")],
+        action: || traced::in_lab("6.12", Mmu::Shadow, "manual"),
+    },
+    Step {
+        name: "traced in lab 5.10",
+        needs: &[Need::Kernel("5.10")],
+        action: || traced::in_lab("5.10", Mmu::Tdp, "get"),
+    },
+    Step {
+        name: "traced in lab 7.3, dirty ring",
+        needs: &[Need::Kernel("7.3")],
+        action: || traced::in_lab("7.3", Mmu::Tdp, "ring"),
     },
 ];
 

@@ -8,7 +8,7 @@ use super::{report::Tally, steps::SHAPE};
 use crate::{
     lab::{
         kernel,
-        machine::{self, Output},
+        machine::{self, Mmu, Output, Shape},
         payload::{self, Job},
         report::Report,
     },
@@ -34,12 +34,13 @@ pub fn on_this_host(mode: &str) -> Result<Tally> {
     judge(&Report::parse(&String::from_utf8_lossy(&output.stdout))?)
 }
 
-/// Traces the demo's guest on a lab kernel.
-pub fn in_lab(name: &str) -> Result<Tally> {
-    let words = ["demo", "--headless", "--json", "--seconds", SECONDS, "--mode", "get"];
+/// Traces the demo's guest on a lab kernel in one log mode.
+pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {
+    let words = ["demo", "--headless", "--json", "--seconds", SECONDS, "--mode", mode];
     let words = ["kvmdirty-trace"].iter().chain(&words).map(|&word| word.to_owned());
     let job = Job::with_tool(payload::Command::Program(words.collect()))?;
-    let run = machine::run(kernel::named(name)?, &SHAPE, &job, name, Output::Kept)?;
+    let shape = Shape { mmu, ..SHAPE };
+    let run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
     ensure!(
         run.status == 0,

@@ -1,0 +1,145 @@
+//! A machine of the matrix, its guests, and the folder with what they brought back.
+
+use std::{fmt, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::{Row, mmu_name, paths};
+use crate::{
+    lab::{
+        kernel::Kernel,
+        machine::{self, Mmu, Output, Shape},
+        payload::{Command, Job},
+        report::Report,
+    },
+    workspace,
+};
+
+/// One machine of the matrix; several guests run in it one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell {
+    /// Its kernel.
+    pub kernel: &'static Kernel,
+    /// Its memory management.
+    pub mmu: Mmu,
+    /// Its CPUs.
+    pub cpus: u32,
+}
+
+/// One guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Its name in tables and file names.
+    pub name: &'static str,
+    /// The log mode.
+    pub mode: &'static str,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// What else the demo is told.
+    pub flags: &'static str,
+    /// Its recording is brought back.
+    pub is_recorded: bool,
+}
+
+/// The machines of one kernel.
+pub fn of_kernel(kernel: &'static Kernel) -> Vec<Cell> {
+    let mmus = [Mmu::Tdp, Mmu::Shadow, Mmu::Npt0];
+    mmus.into_iter().flat_map(|mmu| [2, 4].map(|cpus| Cell { kernel, mmu, cpus })).collect()
+}
+
+/// The log modes a kernel has: the dirty ring came with 5.11.
+pub fn modes(kernel: &Kernel) -> impl Iterator<Item = &'static str> {
+    let has_ring = kernel.name != "5.10";
+    ["get", "manual", "manual-initset", "ring"]
+        .into_iter()
+        .filter(move |&m| m != "ring" || has_ring)
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} on {} CPUs", self.kernel.name, mmu_name(self.mmu), self.cpus)
+    }
+}
+
+impl Cell {
+    /// One and two vCPUs on two CPUs, two on four; on two CPUs of the TDP MMU and of shadow paging
+    /// the guests of [`paths`] as well.
+    pub fn guests(&self) -> Vec<Guest> {
+        let vcpus: &[u32] = if self.cpus == 2 { &[1, 2] } else { &[2] };
+        let plain = |mode, vcpus| Guest { name: mode, mode, vcpus, flags: "", is_recorded: false };
+        let mut guests: Vec<Guest> = modes(self.kernel)
+            .flat_map(|mode| vcpus.iter().map(move |&vcpus| plain(mode, vcpus)))
+            .collect();
+        if self.cpus == 2 && self.mmu != Mmu::Shadow {
+            let has_ring = modes(self.kernel).any(|mode| mode == "ring");
+            guests.extend(paths::guests().filter(|guest| guest.mode != "ring" || has_ring));
+        }
+        guests
+    }
+
+    /// Where its results lie.
+    pub fn folder(&self) -> PathBuf {
+        workspace::root().join("target/lab").join(self.name())
+    }
+
+    fn name(&self) -> String {
+        format!("matrix/{}-{}-{}", self.kernel.name, mmu_name(self.mmu), self.cpus)
+    }
+
+    /// Boots the machine and runs the guests.
+    ///
+    /// # Errors
+    ///
+    /// The tool does not build.
+    pub fn run(&self, seconds: u32) -> Result<Vec<Row>> {
+        let job = Job::with_tool(Command::Shell(script(&self.guests(), seconds)))?;
+        let shape = Shape { mmu: self.mmu, cpus: self.cpus, memory_mib: 1536, timeout_s: 900 };
+        match machine::run(self.kernel, &shape, &job, &self.name(), Output::Kept) {
+            Ok(run) => {
+                let stamp = self.folder().join("release");
+                fs::write(&stamp, run.release)
+                    .with_context(|| format!("write {}", stamp.display()))?;
+            }
+            Err(error) => eprintln!("{self}: {error:#}"),
+        }
+        Ok(self.rows())
+    }
+
+    /// The machine has run to its end.
+    pub fn has_run(&self) -> bool {
+        self.folder().join("release").is_file()
+    }
+
+    /// What its guests came to, as far as the machine has run.
+    pub fn rows(&self) -> Vec<Row> {
+        let release = fs::read_to_string(self.folder().join("release")).unwrap_or_default();
+        let row = |guest: Guest| {
+            let report = self.folder().join("out").join(format!("{}.json", guest.file()));
+            let result = Report::read(&report).map_err(|error| format!("{error:#}"));
+            Row { cell: *self, guest, release: release.clone(), result }
+        };
+        self.guests().into_iter().map(row).collect()
+    }
+}
+
+/// Runs the guests in turn, each with a report of its own.
+fn script(guests: &[Guest], seconds: u32) -> String {
+    let runs = guests.iter().map(|guest| {
+        let Guest { mode, vcpus, flags, .. } = guest;
+        let file = guest.file();
+        let record =
+            if guest.is_recorded { format!("--output /out/{file}.kdt") } else { String::new() };
+        format!(
+            "kvmdirty-trace demo --headless --json --seconds {seconds} --mode {mode} \
+             --vcpus {vcpus} {flags} {record} > /out/{file}.json 2> /out/{file}.errors\n"
+        )
+    });
+    runs.collect()
+}
+
+impl Guest {
+    /// Its name without path and ending.
+    pub fn file(&self) -> String {
+        format!("{}-{}", self.name, self.vcpus)
+    }
+}
