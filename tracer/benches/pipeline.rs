@@ -1,9 +1,9 @@
 //! How fast records are merged, decoded, ordered and judged.
 //!
-//! `cargo bench --bench pipeline [-- [--long] FILE...]`: the synthetic load of `load` over more and more pages and events
-//! (`--long`: to 10^8 of them), then every recording named. Everything is in memory and on one thread, and time is that
-//! thread's CPU time, so that other work on the machine changes little; the copy rate of the same run tells what the
-//! machine can do. Of the load, the first batches warm up and are not counted.
+//! `cargo bench --bench pipeline [-- [--long] FILE...]`: the synthetic load of `load` over more and more pages and
+//! events (`--long`: to 10^8 of them), then every recording named. Everything is in memory and on one thread, and time
+//! is that thread's CPU time, so that other work on the machine changes little; the copy rate of the same run tells
+//! what the machine can do. Of the load, the first batches warm up and are not counted.
 
 mod load;
 

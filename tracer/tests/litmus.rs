@@ -5,6 +5,8 @@
 
 #[path = "litmus/corpus.rs"]
 mod corpus;
+#[path = "litmus/reach.rs"]
+mod reach;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,6 +16,7 @@ use kvmdirty_trace::event::{Batch, Gfn, Setup, SlotId, VmId};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::litmus::{Expectation, Litmus, Mismatch, check};
 use kvmdirty_trace::verdict::{Finding, RuleId, Verdict, WindowKind};
+use reach::{Mode, Reached};
 
 #[test]
 fn every_file_gets_the_verdicts_it_expects() {
@@ -182,4 +185,41 @@ fn windows_are_counted_by_length_and_the_ten_longest_are_kept() {
     let longest: Vec<_> = stats.longest.iter().filter_map(|window| window.open_for_ns()).collect();
     assert_eq!(longest, [4097, 2049, 1025, 513, 257, 129, 65, 33, 17, 9]);
     assert_eq!(summary.verdicts.exposed, 12, "nothing harvested later");
+}
+
+/// Carried over to another mode, a race that is run right is still right.
+#[test]
+fn a_repaired_file_has_no_hazard_in_any_mode() {
+    let mut failures = String::new();
+    for file in corpus() {
+        let is_right = judge(&file.litmus).findings.is_empty();
+        let is_kprobe = file.litmus.setup.plan.name == "kprobe";
+        let is_bitmap = Mode::of(&file.litmus) == Mode::Bitmap;
+        if !is_right || !is_kprobe || !is_bitmap || !reach::is_complete(&file) {
+            continue;
+        }
+        for mode in Mode::ALL {
+            let Some(carried) = mode.carry(&file.litmus) else { continue };
+            for hazard in judge(&carried).hazards() {
+                let name = &file.name;
+                let _ =
+                    writeln!(failures, "{name} {mode:?}: {}\n{}", hazard.sentence, carried.write());
+            }
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+}
+
+#[test]
+fn the_table_of_reachable_verdicts_is_what_the_corpus_reaches() {
+    if corpus::is_filtered() {
+        return;
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reach.md");
+    let page = Reached::of(&corpus()).page();
+    if std::env::var_os("KVMDIRTY_UPDATE").is_some() {
+        std::fs::write(&path, &page).expect("docs/ can be written");
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/reach.md is stale: KVMDIRTY_UPDATE=1 cargo test --test litmus");
 }
