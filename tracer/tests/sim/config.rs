@@ -54,6 +54,8 @@ pub struct Config {
     pub iterations: u64,
     /// Times logging is turned on and off again.
     pub migrations: u64,
+    /// All migrations but the last are cancelled: logging is turned off while the guest runs.
+    pub cancels: bool,
     /// Pages the load concentrates on.
     pub hot: u64,
     /// Longest ordinary step, in nanoseconds.
@@ -177,6 +179,7 @@ impl Config {
             splits_eagerly: rng.chance(50),
             has_zapper: rng.chance(40),
             has_device: mode != Mode::Ring && kernel != Kernel::V6_1 && rng.chance(40),
+            cancels: rng.chance(50),
             attach_ns: if rng.chance(15) { rng.between(1, 40_000) } else { 0 },
         }
     }
@@ -187,7 +190,7 @@ impl Config {
             let mut config = Self::healthy(seed.wrapping_add(attempt << 48));
             config.seed = seed;
             config.fault = Some(fault);
-            config.attach_ns = 0;
+            (config.attach_ns, config.cancels) = (0, false);
             if fault == Fault::FlushAssumed {
                 // The harvest must find nothing but pages that somebody else has just protected.
                 config.has_zapper = true;
@@ -209,6 +212,11 @@ impl Config {
             }
         }
         unreachable!("every fault fits some configuration")
+    }
+
+    /// Some migration ends with bits that nobody reads, on purpose.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancels && 1 < self.migrations
     }
 
     /// Lockless fast faults exist (5.10: not in its TDP MMU).
@@ -263,7 +271,7 @@ impl Config {
                 pml: self.pml,
             },
             plan: self.plan(),
-            is_final: true,
+            is_final: !self.is_cancelled(),
             limits: Limits::STANDARD,
         }
     }

@@ -48,11 +48,11 @@ faults! {
     /// Fast fault marks, then makes the SPTE writable (2013, second diagram).
     FastMarkFirst => "fast-mark-before-cmpxchg", [K02, K04], Content;
     /// Fast fault does not mark at all (row 3's small sister).
-    FastNoMark => "fast-no-mark", [K01, K13], Content;
+    FastNoMark => "fast-no-mark", [K01, K13, K15], Content;
     /// Slow fault drops mmu_lock between mark and store.
     SlowUnlocked => "slow-lock-dropped-before-store", [K02, K03, K04], Content;
     /// Slow fault does not mark.
-    SlowNoMark => "slow-no-mark", [K01, K13], Content;
+    SlowNoMark => "slow-no-mark", [K01, K13, K15], Content;
     /// Shadow MMU: rmap insertion after the mark and outside the lock (2013, first diagram).
     RmapLate => "rmap-add-after-unlock", [K02, K03, K04], Content;
     /// Harvest takes the bits and write-protects nothing.
@@ -60,18 +60,18 @@ faults! {
     /// Harvest skips one page of a word (rows 8, 9).
     HarvestSkipsPage => "harvest-skips-page", [K04, K06], Content;
     /// Harvest does not flush.
-    HarvestNoFlush => "harvest-no-flush", [K05, K06], Content;
+    HarvestNoFlush => "harvest-no-flush", [K05, K06, K10], Content;
     /// Harvest returns first and flushes later (row 2).
-    HarvestFlushLate => "harvest-flush-after-return", [K05, K06], Content;
+    HarvestFlushLate => "harvest-flush-after-return", [K05, K06, K10], Content;
     /// Harvest flushes before its last write-protect.
     HarvestFlushEarly => "harvest-flush-before-last-protect", [K05, K06], Content;
     /// Harvest does not take mmu_lock.
     HarvestUnlocked => "harvest-without-mmu-lock", [K02, K03, K04], Content;
     /// Harvest write-protects by what it read, then takes whatever is there (row 1, edde99ce0529).
-    ProtectBeforeXchg => "protect-before-xchg", [K02, K03, K04], Content;
+    ProtectBeforeXchg => "protect-before-xchg", [K02, K03, K04, K07], Content;
     /// Harvest flushes only if an SPTE changed, while another thread's write-protect is not flushed yet (row 2,
     /// 6dbf79e7164e).
-    FlushAssumed => "flush-skipped-already-read-only", [K05, K06, K10], Protocol;
+    FlushAssumed => "flush-skipped-already-read-only", [K04, K05, K06, K10], Protocol;
     /// Logging is turned on without write-protecting.
     EnableNoProtect => "enable-no-write-protect", [K15, K04], Content;
     /// Logging is turned on, one page is skipped (row 8).
@@ -91,7 +91,7 @@ faults! {
     /// Ring reset returns on a signal with a batch popped and not protected (row 20).
     RingEintr => "ring-reset-eintr", [K06, K04], Content;
     /// Mark names the neighbour's gfn (rows 14, 27).
-    WrongGfn => "mark-wrong-gfn", [K13, K01, K04], Content;
+    WrongGfn => "mark-wrong-gfn", [K13, K01, K04, K08, K15], Content;
     /// A lockless fault opens a huge SPTE and marks one page of it (row 3, c126d94f2c90).
     HugeOneMark => "huge-spte-one-mark", [K13, K01, K04], Content;
     /// A zap of a writable SPTE is not flushed (row 22); the harvest's own flush heals it here.

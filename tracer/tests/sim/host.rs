@@ -130,6 +130,7 @@ impl Machine {
         }
         self.mmu_lock.unlock_write();
         if old & WRITABLE != 0 && flushes_late {
+            self.world.borrow_mut().truth.fired.insert(gfn);
             self.long_step().await;
             self.flush(t).await;
         }

@@ -64,7 +64,7 @@ impl Machine {
         let fixed = self.config.ret_fixed();
         match mapped {
             Some(spte) if spte & WRITABLE != 0 => Some(fixed + 1),
-            Some(_) if !view.is_logging => Some(self.map_huge(t, gfn, since).await),
+            Some(_) if !view.is_logging => Some(self.map_huge(t, view, gfn, since).await),
             Some(old) if self.trips_in_region(Fault::HugeOneMark, gfn) => {
                 Some(self.fast_fix_huge(t, view, gfn, old, since).await)
             }
@@ -77,7 +77,7 @@ impl Machine {
                 None
             }
             None if view.is_logging || !self.world.borrow().is_empty(gfn) => None,
-            None => Some(self.map_huge(t, gfn, since).await),
+            None => Some(self.map_huge(t, view, gfn, since).await),
         }
     }
 
@@ -85,7 +85,7 @@ impl Machine {
         self.trips(fault, region(gfn)..region(gfn) + HUGE)
     }
 
-    async fn map_huge(&self, t: &Thread, gfn: u64, since: u64) -> i64 {
+    async fn map_huge(&self, t: &Thread, view: SlotView, gfn: u64, since: u64) -> i64 {
         self.mmu_lock.read(self).await;
         self.step().await;
         let new = self.config.open_spte() | LARGE;
@@ -95,6 +95,7 @@ impl Machine {
         };
         let ret = if is_free {
             let old = self.world.borrow_mut().huge.insert(region(gfn), new).unwrap_or_default();
+            self.note_old_slot(view, gfn);
             if old != new {
                 self.emit_huge(t, since, gfn, (old, new));
             }

@@ -5,6 +5,7 @@ use kvmdirty_trace::event::{EventKind, Gfn, MarkWord, SlotId, SlotRef, Spte, Vcp
 
 use super::config::{Kernel, Mmu};
 use super::fault::Fault;
+use super::huge::{HUGE, region};
 use super::machine::{Machine, Thread};
 use super::world::SlotView;
 
@@ -33,7 +34,8 @@ impl Machine {
         if view.is_logging && !is_dropped {
             match (self.config.has_ring(), t.vcpu) {
                 (true, Some(vcpu)) => pushed = Some(self.push(t, vcpu, gfn)),
-                (true, None) => {}
+                // No ring: `mark_page_dirty_in_slot` drops it.
+                (true, None) => self.note_dropped(gfn),
                 (false, _) => self.world.borrow_mut().set_bit(gfn),
             }
         }
@@ -51,6 +53,12 @@ impl Machine {
         self.emit_since(t, since, kind);
     }
 
+    fn note_dropped(&self, gfn: u64) {
+        if self.is_broken_by(Fault::MarkDropped) {
+            self.world.borrow_mut().truth.fired.insert(gfn);
+        }
+    }
+
     /// The gfn that gets marked: that of the page, unless the kernel confuses it.
     fn marked_gfn(&self, gfn: u64) -> u64 {
         let world = self.world.borrow();
@@ -65,7 +73,9 @@ impl Machine {
         let mut world = self.world.borrow_mut();
         let is_logging = world.slots[view.index].is_logging;
         if is_logging && !view.is_logging && self.is_broken_by(Fault::EnableNoSrcu) {
-            world.truth.fired.insert(gfn);
+            let pages =
+                if self.config.huge { region(gfn)..region(gfn) + HUGE } else { gfn..gfn + 1 };
+            world.truth.fired.extend(pages);
         }
     }
 

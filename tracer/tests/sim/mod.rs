@@ -35,3 +35,7 @@ pub mod judge;
 mod model;
 
 mod healthy;
+
+mod miss;
+
+mod deliver;

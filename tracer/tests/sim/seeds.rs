@@ -71,6 +71,6 @@ fn replayed() -> Option<u64> {
     Some(number.expect("KVMDIRTY_SEED is a number"))
 }
 
-fn factor() -> u64 {
+pub fn factor() -> u64 {
     std::env::var("KVMDIRTY_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }

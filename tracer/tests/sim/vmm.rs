@@ -10,16 +10,16 @@ use super::world::SlotView;
 
 impl Machine {
     pub async fn vmm_thread(&self, t: &Thread) {
-        for _ in 0..self.config.migrations {
+        for round in 1..=self.config.migrations {
             self.world.borrow_mut().is_stopping = false;
             self.wait(self.config.step_ns * self.rng.between(20, 400)).await;
-            self.migrate(t).await;
+            self.migrate(t, self.config.is_cancelled() && round < self.config.migrations).await;
         }
         self.world.borrow_mut().is_over = true;
     }
 
     /// One migration or snapshot from enable to disable.
-    async fn migrate(&self, t: &Thread) {
+    async fn migrate(&self, t: &Thread, is_cancelled: bool) {
         for slot in 0..self.config.slots as usize {
             self.enable_logging(t, slot).await;
             if self.config.mode != Mode::ManualInitSet {
@@ -29,6 +29,12 @@ impl Machine {
         for _ in 0..self.config.iterations {
             self.wait(self.config.step_ns * self.rng.between(20, 500)).await;
             self.collect(t).await;
+        }
+        if is_cancelled {
+            for slot in 0..self.config.slots as usize {
+                self.disable_logging(t, slot).await;
+            }
+            return;
         }
         if self.is_broken_by(Fault::FinalTooEarly) {
             self.fire_everywhere();

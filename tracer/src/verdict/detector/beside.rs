@@ -109,10 +109,14 @@ impl Detector {
             return;
         }
         let is_broken = opening.is_locked && self.judge_hold(at, vm, opening, word);
+        let Some(bit) = word.bit_of(opening) else { return };
         if opening.is_locked && !is_broken {
+            self.doubt_hold(vm, opening, word, bit);
             return;
         }
-        let Some(bit) = word.bit_of(opening) else { return };
+        if word.mask & bit != 0 && word.protected & bit == 0 {
+            self.judge_left(at, vm, opening, word);
+        }
         if word.mask & bit == 0 || !self.ctx.rules.is_on(RuleId::K02) {
             return;
         }
@@ -120,7 +124,7 @@ impl Detector {
             Ok(Verdict::Safe) => return,
             Ok(verdict) => verdict,
             Err(cause) => {
-                self.ledger.unknown(cause, 1);
+                self.unknown_page((vm, opening.slot, opening.gfn), cause);
                 return;
             }
         };
@@ -136,7 +140,7 @@ impl Detector {
     }
 
     /// The verdict on "mark, xchg, visit, store".
-    fn pair_verdict(
+    pub(super) fn pair_verdict(
         &self,
         vm: usize,
         opening: &Opening,
@@ -197,8 +201,15 @@ impl Detector {
         let by_time = Known::by_time(word.visit, opening.store, self.ctx.epsilon_ns);
         match by_time {
             Known::Yes | Known::No => by_time,
-            // The visit closed an open SPTE: this store, as its own old value was read-only.
-            Known::Maybe if word.protected & bit != 0 => Known::No,
+            // The visit closed an open SPTE: this store, as its own old value was read-only - or another one before.
+            Known::Maybe if word.protected & bit != 0 => {
+                let other = self.vms[self.last_vm].openings.iter().any(|other| {
+                    other.ordinal != opening.ordinal
+                        && (other.slot, other.gfn) == (opening.slot, opening.gfn)
+                        && other.store.is_before(word.visit, self.ctx.epsilon_ns)
+                });
+                if other { Known::Maybe } else { Known::No }
+            }
             // It was not open when it was visited.
             Known::Maybe => Known::Yes,
         }

@@ -3,7 +3,7 @@
 use crate::event::{Event, EventKind, Gfn, Nanos, RawEvent, SlotId, VmId, decode};
 use crate::order::Ordinal;
 use crate::verdict::ledger::{Key, Proof};
-use crate::verdict::{EdgeKind, Finding, RuleId, Step, Verdict, Witness};
+use crate::verdict::{EdgeKind, Finding, RuleId, Step, UnknownCause, Verdict, Witness};
 
 use super::alone::Target;
 use super::{Ctx, Detector};
@@ -25,6 +25,9 @@ pub(crate) struct Case {
 
 /// The records that make a case, by ordinal, and what each does in it. Those that have left the spool are left out.
 pub(crate) type Records<'a> = &'a [(Ordinal, &'static str)];
+
+/// A page by index of its VM and slot.
+pub(crate) type PageAt = (usize, usize, Gfn);
 
 impl Detector {
     /// Reports a finding; `tell` makes its sentence and is called for the first one of its page, and when it gets
@@ -54,10 +57,21 @@ impl Detector {
     }
 
     fn note_worst(&mut self, case: Case) {
-        if let (Some(slot), Some(gfn)) = (case.slot, case.gfn)
-            && let Some(cell) = self.vms[case.vm].slots[slot].heat(gfn)
-        {
-            cell.worst = cell.worst.max(Some(case.verdict));
+        if let (Some(slot), Some(gfn)) = (case.slot, case.gfn) {
+            self.note_verdict(case.vm, slot, gfn, case.verdict);
+        }
+    }
+
+    /// The page cannot be judged, for this cause.
+    pub(super) fn unknown_page(&mut self, (vm, slot, gfn): PageAt, cause: UnknownCause) {
+        self.ledger.unknown(cause, 1);
+        self.note_verdict(vm, slot, gfn, Verdict::Unknown);
+    }
+
+    /// Shows the verdict on the map of the slot.
+    pub(super) fn note_verdict(&mut self, vm: usize, slot: usize, gfn: Gfn, verdict: Verdict) {
+        if let Some(cell) = self.vms[vm].slots[slot].heat(gfn) {
+            cell.worst = cell.worst.max(Some(verdict));
         }
     }
 }

@@ -71,6 +71,15 @@ impl Detector {
         if ioctl.as_ref().is_some_and(|ioctl| 0 < ioctl.protects) {
             return;
         }
+        let doubtful: Vec<Gfn> = self.vms[vm].slots[index]
+            .pages
+            .iter()
+            .filter(|(_, page)| page.protection == Protection::Open)
+            .map(|(gfn, _)| gfn)
+            .collect();
+        for gfn in doubtful {
+            self.note_verdict(vm, index, gfn, Verdict::Unknown);
+        }
         let mut doubted = 0;
         self.vms[vm].slots[index].pages.change_all(|page| {
             let is_reached = level <= 1 || page.has(page_flag::HUGE);
@@ -124,7 +133,8 @@ impl Detector {
             .collect();
         for (gfn, page) in left {
             if self.is_zapped(vm, &page) {
-                self.ledger.unknown(UnknownCause::NotObserved(Operation::Zap), 1);
+                let cause = UnknownCause::NotObserved(Operation::Zap);
+                self.unknown_page((vm, slot, gfn), cause);
             } else if self.ctx.rules.is_on(RuleId::K15) {
                 self.report_left_open(at, ioctl, slot, gfn, page);
             }
@@ -253,11 +263,15 @@ impl Detector {
 
     /// K11: logging goes off, or the slot goes away, with bits that no harvest took.
     pub(super) fn judge_log_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) {
-        let found = &self.vms[vm].slots[slot];
         let is_ring = self.vms[vm].ring_bytes != 0;
-        if found.marked == 0 || is_ring || !self.ctx.rules.is_on(RuleId::K11) {
+        if is_ring || !self.ctx.rules.is_on(RuleId::K11) {
             return;
         }
+        self.doubt_residue(vm, slot);
+        if self.vms[vm].slots[slot].marked == 0 {
+            return;
+        }
+        let found = &self.vms[vm].slots[slot];
         let newest = self.ctx.spool.newest();
         let marked = found
             .pages
@@ -328,11 +342,12 @@ impl Detector {
         let slot = &self.vms[vm].slots[word.slot];
         let is_judged = ioctl.op.op == IoctlOp::ClearDirtyLog
             && self.ctx.rules.is_on(RuleId::K14)
-            && (slot.last_get.is_some() || slot.is_enabled_here);
+            && (slot.last_get.is_some() || slot.committed.is_some());
         if !is_judged {
             return;
         }
-        let returned = slot.last_get.map_or(0, |get| get.hi.0);
+        let slot_get = slot.last_get;
+        let returned = slot_get.map_or(0, |get| get.hi.0);
         let newest = self.ctx.spool.newest();
         for bit in bits(word.mask) {
             let gfn = Gfn(word.first.0.wrapping_add(bit));
@@ -344,6 +359,12 @@ impl Detector {
             }
             let Some(event) = self.ctx.spool.event(mark) else { continue };
             if event.span.lo.0 <= returned.saturating_add(self.ctx.epsilon_ns) {
+                let begun = slot_get.map_or(0, |get| get.lo.0);
+                if begun <= event.span.hi.0.saturating_add(self.ctx.epsilon_ns) {
+                    // Whether the GET that ran meanwhile has read the bit, no record of this plan shows.
+                    let cause = UnknownCause::NotObserved(Operation::HarvestWord);
+                    self.unknown_page((vm, word.slot, gfn), cause);
+                }
                 continue;
             }
             if self.ctx.has_gap_since(event.span.lo) || mark < self.ctx.known_since {

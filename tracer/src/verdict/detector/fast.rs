@@ -7,12 +7,12 @@
 
 use crate::event::{EventKind, Span};
 use crate::order::instant;
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{LookAlike, UnknownCause, Verdict, Window, WindowKind};
 
-use super::case::Case;
+use super::due::Due;
 use super::slot::Opening;
+use super::thread::PendingMark;
 use super::{At, Detector, note_sptep};
 
 impl Detector {
@@ -34,18 +34,7 @@ impl Detector {
         if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
             cell.opened += 1;
         }
-        let opening = Opening {
-            slot,
-            gfn: page.gfn,
-            mark,
-            store: instant::cmpxchg(at.event.span, mark.span, self.is_open_value(mark.spte)).within,
-            ordinal: at.ordinal,
-            is_locked: false,
-            hold: Span::default(),
-            is_doubtful: false,
-        };
-        let opening =
-            Opening { is_doubtful: self.is_closed_inside(vm, &opening, at.event.span), ..opening };
+        let opening = self.fast_opening(at, vm, slot, mark);
         let may_predict = self.may_predict(vm, &opening, at.event.span);
         let is_racing =
             at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
@@ -74,6 +63,22 @@ impl Detector {
         } else {
             self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
         }
+    }
+
+    /// What the fault opened, with where its cmpxchg lies.
+    fn fast_opening(&self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark) -> Opening {
+        let opening = Opening {
+            slot,
+            gfn: mark.gfn,
+            mark,
+            store: instant::cmpxchg(at.event.span, mark.span, self.is_open_value(mark.spte)).within,
+            ordinal: at.ordinal,
+            is_locked: false,
+            hold: Span::default(),
+            is_doubtful: false,
+        };
+        let is_doubtful = self.is_closed_inside(vm, &opening, at.event.span);
+        Opening { is_doubtful, ..opening }
     }
 
     /// Another thread closed the SPTE while the fault ran, and no value tells which of the two came last.
@@ -108,7 +113,12 @@ impl Detector {
     }
 
     /// A third-case window has closed: exposed if a harvest can have fallen inside, else it waits for the next one.
-    pub(super) fn close_third_case(&mut self, vm: usize, slot: usize, mut window: Window) {
+    pub(super) fn close_third_case(&mut self, vm: usize, slot: usize, window: Window) {
+        self.wait(self.ctx.now, Due::Window(vm, slot, window));
+    }
+
+    /// All harvests that can have fallen inside have begun.
+    pub(super) fn judge_window(&mut self, vm: usize, slot: usize, mut window: Window) {
         let span = Span { lo: window.opened, hi: window.closed.unwrap_or(window.opened) };
         window.harvests_inside = self.harvests_in(vm, slot, span);
         self.window(window);
@@ -131,65 +141,6 @@ impl Detector {
     fn is_collected(&self, vm: usize, slot: usize, window: Span) -> bool {
         let get = self.vms[vm].slots[slot].last_get;
         get.is_some_and(|get| window.is_before(get, self.ctx.epsilon_ns))
-    }
-
-    /// The fast fault may show the order of mark and cmpxchg by itself: its mark read a closed SPTE, and nobody can
-    /// have closed it again in between.
-    fn may_predict(&self, vm: usize, opening: &Opening, fault: Span) -> bool {
-        if self.is_open_value(opening.mark.spte) != Some(false)
-            || !self.ctx.rules.is_on(RuleId::K02)
-            || self.vms[vm].is_protecting()
-        {
-            return false;
-        }
-        let slot = &self.vms[vm].slots[opening.slot];
-        let spool = &self.ctx.spool;
-        let is_recent = |ordinal| {
-            spool.event(ordinal).is_some_and(|event| {
-                fault.lo.0 <= event.span.hi.0.saturating_add(self.ctx.epsilon_ns)
-            })
-        };
-        let changed = slot.pages.get(opening.gfn).changed.ordinal(spool.newest());
-        let is_racing = fault.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
-        !is_racing && !is_recent(changed) && !is_recent(self.vms[vm].last_zap)
-    }
-
-    /// K02 without a harvest near: the fault has ended and nothing explains what its mark read.
-    pub(super) fn judge_prediction(&mut self, vm: usize, place: usize) {
-        let Some(opening) = self.threads.get_mut(place).prediction.take() else { return };
-        let slot = &self.vms[vm].slots[opening.slot];
-        let changed = slot.pages.get(opening.gfn).changed.ordinal(self.ctx.spool.newest());
-        let around = Span { lo: opening.store.lo, hi: self.ctx.now };
-        // Closed since, perhaps before the mark: its record may have come late.
-        if opening.ordinal < changed || self.vms[vm].is_protecting() {
-            return;
-        }
-        if self.ctx.has_gap_in(around) {
-            self.ledger.unknown(UnknownCause::Dropped, 1);
-            return;
-        }
-        let gfn = opening.gfn;
-        let case = Case {
-            rule: RuleId::K02,
-            verdict: Verdict::AtRisk,
-            vm,
-            slot: Some(opening.slot),
-            gfn: Some(gfn),
-            at: opening.store.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: Some(EdgeKind::ProgramOrder),
-        };
-        let records = [
-            (opening.mark.ordinal, "marks the page, whose SPTE is still closed"),
-            (opening.ordinal, "makes the page writable, without a lock"),
-        ];
-        self.report(case, &records, || {
-            format!(
-                "gfn {gfn}: a lockless fault marked before it made the page writable; no harvest came in between \
-                 this time"
-            )
-        });
     }
 
     /// A mark that a harvest word took at once, or a bracket without effect, is only counted.

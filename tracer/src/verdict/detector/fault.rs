@@ -3,7 +3,7 @@
 //! A store that opens a page must have a mark of the same fault. Slow paths mark first and store second under one hold
 //! of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
 
-use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VcpuId, VmId};
+use crate::event::{EventKind, Gfn, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
@@ -35,6 +35,10 @@ impl Detector {
         let was_open = old.map(|old| self.ctx.is_open(page.level, old));
         if is_open && was_open == Some(true) {
             self.benign(LookAlike::Aging);
+        }
+        if 1 < page.level && self.is_table(new) {
+            // A split: its own record tells what the children inherit.
+            return;
         }
         if !is_open && was_open == Some(true) {
             self.note_closing(at, vm, slot, page, new);
@@ -225,7 +229,7 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         self.judge_stores(at, vm, Some(at.event.span));
-        self.judge_prediction(vm, place);
+        self.expect_prediction(at, vm, place);
         self.settle_drained(vm, place);
         let begin = at.event.span.lo;
         let thread = self.threads.get_mut(place);
@@ -243,7 +247,7 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         self.judge_stores(at, vm, None);
-        self.judge_prediction(vm, place);
+        self.expect_prediction(at, vm, place);
         self.settle_drained(vm, place);
         let thread = self.threads.get_mut(place);
         thread.vcpu = None;
@@ -298,24 +302,18 @@ impl Detector {
         let other =
             thread.marks.iter().find(|mark| !mark.is_claimed && begin <= mark.span.hi).copied();
         if self.ctx.has_gap_in(span) {
-            self.ledger.unknown(UnknownCause::Dropped, 1);
+            self.unknown_page((vm, store.slot, store.gfn), UnknownCause::Dropped);
         } else if has_forgotten {
-            self.ledger.unknown(UnknownCause::Limit, 1);
-        } else if self.is_logging_since(vm, store.slot, begin) {
+            self.unknown_page((vm, store.slot, store.gfn), UnknownCause::Limit);
+        } else if self.is_logging_since(vm, store.slot, begin)
+            || self.outlives_enable(vm, store.slot, at.event.span)
+        {
             self.report_unmarked(at, vm, store, other);
         } else {
             self.with_page(vm, store.slot, store.gfn, |page, _| {
                 page.set(page_flag::UNLOGGED, true);
             });
         }
-    }
-
-    /// The slot certainly logged at `since` and later, so a fault that began then used a slot object that logs.
-    pub(super) fn is_logging_since(&self, vm: usize, slot: usize, since: Nanos) -> bool {
-        let slot = &self.vms[vm].slots[slot];
-        let is_shown = self.ctx.known_since <= slot.logging_shown;
-        let enabled = slot.logging_since.unwrap_or(Nanos(u64::MAX));
-        slot.is_logging && is_shown && enabled.0.saturating_add(self.ctx.epsilon_ns) < since.0
     }
 
     fn report_unmarked(
@@ -408,6 +406,11 @@ impl Detector {
         self.report(case, &records, || {
             format!("{pages} pages from gfn {first} became writable with one mark")
         });
+    }
+
+    /// The entry points to a table, it is no large leaf: it maps nothing itself.
+    fn is_table(&self, spte: Spte) -> bool {
+        self.ctx.masks.is_present(spte) && spte.0 & (1 << 7) == 0
     }
 
     /// Whether that value of an SPTE lets writes through.

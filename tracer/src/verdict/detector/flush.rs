@@ -2,7 +2,7 @@
 
 use crate::event::{EventKind, Gfn, PageRef, Spte, VmId};
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::page_flag;
+use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
@@ -64,7 +64,7 @@ impl Detector {
             ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
             if thread.closings.len() < WORDS_MAX {
                 let (gfn, word) = (page.gfn, at.ordinal);
-                thread.closings.push(Suspect { slot, gfn, word, is_popped: false });
+                thread.closings.push(Suspect { slot, gfn, word, since: word, is_popped: false });
             }
         }
     }
@@ -221,6 +221,7 @@ impl Detector {
 
     /// The children inherit the huge SPTE's state; the holds of `mmu_lock` around it may be cut.
     pub(super) fn on_split(&mut self, at: At<'_>, page: PageRef, errno: i64) {
+        let EventKind::Split { old, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         self.threads.get_mut(place).cut = at.event.span.hi;
@@ -229,6 +230,16 @@ impl Detector {
         }
         self.benign(LookAlike::SplitChildren);
         let Some(slot) = self.slot_of(vm, page) else { return };
-        self.set_protection(vm, slot, page, |state| state.set(page_flag::HUGE, false));
+        let is_open = self.ctx.is_open(page.level, old);
+        let protection = if is_open { Protection::Open } else { Protection::Closed };
+        let (newest, known_since) = (self.ctx.spool.newest(), self.ctx.known_since);
+        self.set_protection(vm, slot, page, |state| {
+            // What was known of the huge SPTE stays so, from when it was; the value tells it otherwise.
+            let is_known = known_since <= state.changed.ordinal(newest);
+            if state.has(page_flag::HUGE) && (state.protection != protection || !is_known) {
+                state.change(protection, at.ordinal);
+            }
+            state.set(page_flag::HUGE, false);
+        });
     }
 }

@@ -10,7 +10,7 @@ use crate::order::Ordinal;
 use crate::order::instant::{self, Bound};
 use crate::order::spool::Stamp;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
-use crate::verdict::{LookAlike, UnknownCause};
+use crate::verdict::{LookAlike, UnknownCause, Verdict};
 
 use super::slot::WordSeen;
 use super::thread::{OpenIoctl, PageTally, Suspect, TakenWord, WORDS_MAX};
@@ -258,16 +258,17 @@ impl Detector {
                             slot: word.slot,
                             gfn,
                             word: word.ordinal,
+                            since: word.ordinal,
                             is_popped: false,
                         });
                     } else {
                         ioctl.pages.limit += 1;
                     }
                 }
-                Taken::Unknown(UnknownCause::Dropped) => ioctl.pages.dropped += 1,
-                Taken::Unknown(UnknownCause::Limit) => ioctl.pages.limit += 1,
-                Taken::Unknown(UnknownCause::BeforeAttach) => ioctl.pages.before_attach += 1,
-                Taken::Unknown(_) => ioctl.pages.not_observed += 1,
+                Taken::Unknown(cause) => {
+                    ioctl.pages.count_unknown(cause);
+                    self.note_verdict(vm, word.slot, gfn, Verdict::Unknown);
+                }
             }
         }
         let words = &mut self.threads.get_mut(place).words;

@@ -7,6 +7,7 @@ use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
+use super::due::{Due, DueMark};
 use super::slot::{MarkSeen, Slot, WordSeen};
 use super::thread::PendingMark;
 use super::{At, Detector, Release};
@@ -42,9 +43,7 @@ impl Detector {
             self.claim_awaited(at, vm, mark);
         }
         if !slot.logging {
-            if self.vms[vm].slots[slot_index].is_logging {
-                self.benign(LookAlike::OldSlotMark);
-            }
+            self.judge_old_slot(at, vm, slot_index);
             return;
         }
         if let MarkWord::Ring(index) = word
@@ -56,6 +55,23 @@ impl Detector {
         if !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);
             self.note_pml(at, vm, slot_index, gfn);
+        }
+    }
+
+    /// A mark on the slot object of before the enable: SRCU waits for it, so it cannot end after the commit (K07).
+    fn judge_old_slot(&mut self, at: At<'_>, vm: usize, slot: usize) {
+        let EventKind::Mark { gfn, has_vcpu, .. } = at.event.kind else { return };
+        if !self.vms[vm].slots[slot].is_logging {
+            return;
+        }
+        if self.outlives_enable(vm, slot, at.event.span)
+            && self.ctx.rules.is_on(RuleId::K07)
+            && !self.ctx.has_gap_in(at.event.span)
+        {
+            let (span, ordinal) = (at.event.span, at.ordinal);
+            self.report_dropped_mark(DueMark { vm, slot, gfn, span, ordinal, has_vcpu });
+        } else {
+            self.benign(LookAlike::OldSlotMark);
         }
     }
 
@@ -221,7 +237,7 @@ impl Detector {
                 }
                 return false;
             }
-            Some(false) if self.may_be_harvested(vm, slot, at.event.span) => return false,
+            Some(false) if self.may_be_harvested(vm, slot, at.event.span, gfn) => return false,
             None if is_ring => {
                 let place = self.threads.place(at.event.tid);
                 if self.threads.get_mut(place).has_pushed(slot, gfn, at.event.span.lo) {
@@ -242,18 +258,13 @@ impl Detector {
         if !self.ctx.rules.is_on(RuleId::K07) {
             return false;
         }
-        self.report_dropped_mark(at, vm, slot, gfn, has_vcpu);
+        let (span, ordinal) = (at.event.span, at.ordinal);
+        self.wait(span.hi, Due::Mark(DueMark { vm, slot, gfn, span, ordinal, has_vcpu }));
         true
     }
 
-    fn report_dropped_mark(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        slot: usize,
-        gfn: Gfn,
-        has_vcpu: bool,
-    ) {
+    pub(super) fn report_dropped_mark(&mut self, mark: DueMark) {
+        let DueMark { vm, slot, gfn, span, ordinal, has_vcpu } = mark;
         let is_known = !has_vcpu
             && self.vms[vm].ring_bytes == 0
             && self.ctx.release == Release { major: 6, minor: 1 };
@@ -263,37 +274,55 @@ impl Detector {
             vm,
             slot: Some(slot),
             gfn: Some(gfn),
-            at: at.event.span.hi,
+            at: span.hi,
             proof: Proof::Absence,
             known: is_known.then_some(MARK_WITHOUT_VCPU),
             missing: None,
         };
-        let records = [(at.ordinal, "marks the page; nothing is recorded")];
+        let records = [(ordinal, "marks the page; nothing is recorded")];
         self.report(case, &records, || {
             let vcpu = if has_vcpu { "" } else { ", no vCPU ran on the thread" };
             format!("the mark of gfn {gfn} recorded nothing{vcpu}")
         });
     }
 
-    /// A harvest may have taken a bit of the slot within `span`.
-    pub(super) fn may_be_harvested(&self, vm: usize, slot: usize, span: Span) -> bool {
-        self.harvests_in(vm, slot, span) != 0 || self.ctx.has_gap_in(span)
+    /// A harvest may have taken the bit of the page within `span`.
+    pub(super) fn may_be_harvested(&self, vm: usize, slot: usize, span: Span, gfn: Gfn) -> bool {
+        let found = &self.vms[vm].slots[slot];
+        let offset = gfn.0.wrapping_sub(found.base.0);
+        let is_known = found.npages != 0;
+        let takes = |(first, count): (u64, u64)| {
+            !is_known || count == 0 || offset.wrapping_sub(first) < count
+        };
+        0 < self.harvests_over(vm, slot, span, takes) || self.ctx.has_gap_in(span)
     }
 
     /// [`Self::harvests_in`] for the many spans that no harvest was near.
     pub(super) fn harvests_beside(&self, vm: usize, slot: usize, span: Span) -> u32 {
         let newest = self.vms[vm].slots[slot].recent.iter().next();
-        let is_near = newest.is_some_and(|harvest| !harvest.is_before(span, self.ctx.epsilon_ns));
+        let is_near =
+            newest.is_some_and(|(harvest, _)| !harvest.is_before(span, self.ctx.epsilon_ns));
         let is_open = self.vms[vm].open_harvests != 0;
         if is_near || is_open { self.harvests_in(vm, slot, span) } else { 0 }
     }
 
     /// Harvests of the slot that can have run inside `span`.
     pub(super) fn harvests_in(&self, vm: usize, slot: usize, span: Span) -> u32 {
+        self.harvests_over(vm, slot, span, |_| true)
+    }
+
+    /// As [`Self::harvests_in`], of those whose range of pages (CLEAR; empty: all) is asked for.
+    fn harvests_over(
+        &self,
+        vm: usize,
+        slot: usize,
+        span: Span,
+        takes: impl Fn((u64, u64)) -> bool,
+    ) -> u32 {
         let epsilon = self.ctx.epsilon_ns;
         let done = self.vms[vm].slots[slot].recent.iter();
-        let done = done.filter(|harvest| {
-            !harvest.is_before(span, epsilon) && !span.is_before(**harvest, epsilon)
+        let done = done.filter(|(harvest, range)| {
+            !harvest.is_before(span, epsilon) && !span.is_before(*harvest, epsilon) && takes(*range)
         });
         let done = done.count() as u32;
         if self.vms[vm].open_harvests == 0 {
@@ -307,6 +336,7 @@ impl Detector {
                 )
                 && (ioctl.slot.is_none() || ioctl.slot == Some(slot))
                 && ioctl.begin.is_none_or(|begin| begin.0 <= span.hi.0.saturating_add(epsilon))
+                && takes(ioctl.range())
         });
         done + open.count() as u32
     }

@@ -137,7 +137,7 @@ impl Detector {
         let slot = &mut self.vms[vm].slots[index];
         slot.is_logging = true;
         slot.is_enabled = true;
-        slot.is_enabled_here = is_commit;
+        slot.committed = is_commit.then_some(since);
         slot.last_get = None;
         slot.logging_since.get_or_insert(since);
         if !is_commit {
@@ -162,6 +162,7 @@ impl Detector {
         }
         slot.is_logging = false;
         slot.is_enabled = false;
+        slot.committed = None;
         slot.logging_since = None;
         slot.marked = 0;
         slot.overdue = 0;
@@ -179,6 +180,7 @@ impl Detector {
         let begin = ioctl.begin.unwrap_or(at.event.span.lo);
         if slot.is_logging && slot.logging_since.is_some_and(|since| begin <= since) {
             slot.logging_since = Some(at.event.span.hi);
+            slot.committed = slot.committed.max(slot.logging_since);
             slot.is_changed = true;
             self.judge_enable(at, place, index, &ioctl);
         }

@@ -12,6 +12,7 @@
 mod alone;
 mod beside;
 mod case;
+mod due;
 mod enable;
 mod fast;
 mod fault;
@@ -19,11 +20,14 @@ mod flush;
 mod harvest;
 mod heat;
 mod host_write;
+mod left;
 mod lock;
+mod logging;
 mod look;
 mod mark;
 mod memory;
 mod popped;
+mod predict;
 mod recent;
 mod residue;
 mod results;
@@ -39,8 +43,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, EventKind, Evidence, Gap, GapCause, Gfn, Nanos, Operation, PageRef, Plan, RawEvent,
-    Setup, SlotRef, Span, Spte, SpteMasks, VmId,
+    Event, EventKind, Evidence, Gap, Gfn, Nanos, Operation, PageRef, Plan, RawEvent, Setup,
+    SlotRef, Span, Spte, SpteMasks, VmId,
 };
 use crate::order::{Ordinal, Spool};
 
@@ -69,6 +73,7 @@ pub struct Detector {
     /// Pages that may still get state of their own.
     budget: u64,
     limit_reached: Option<Nanos>,
+    due: VecDeque<(Nanos, due::Due)>,
 }
 
 /// What every handler may read.
@@ -196,6 +201,7 @@ impl Detector {
             harvests_total: 0,
             budget: setup.limits.pages_max,
             limit_reached: None,
+            due: VecDeque::new(),
         }
     }
 
@@ -204,6 +210,7 @@ impl Detector {
         let ordinal = self.ctx.spool.push(record);
         self.ctx.now = self.ctx.now.max(event.span.hi);
         self.ctx.ioctl = 0;
+        self.settle_due(event.span.hi);
         self.dispatch(At { ordinal, event });
         if self.limit_reached.take().is_some() {
             // A configured bound was reached: what is not followed cannot be judged.
@@ -252,6 +259,7 @@ impl Detector {
 
     /// The trace has ended.
     pub fn finish(&mut self) {
+        self.settle_all_due();
         self.judge_residue();
     }
 
@@ -336,12 +344,6 @@ fn note_sptep(page: &mut Page, sptep: u64) {
     if tag != 0 {
         page.sptep = if page.sptep == 0 || page.sptep == tag { tag } else { SEVERAL_SPTES };
     }
-}
-
-/// The gap a limit stands for.
-#[must_use]
-pub fn limit_gap(at: Nanos) -> Gap {
-    Gap { lane: None, hook: None, cause: GapCause::MemoryLimit, from: at, to: at, dropped: 0 }
 }
 
 #[cfg(test)]

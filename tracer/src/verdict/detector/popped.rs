@@ -77,7 +77,7 @@ impl Detector {
             }
             Some(_) | None => UnknownCause::Limit,
         };
-        self.ledger.unknown(cause, 1);
+        self.unknown_page((vm, slot, gfn), cause);
     }
 
     /// A push of a page that was read back writable: a lockless fault that was in progress, or a write of the host.
@@ -87,7 +87,8 @@ impl Detector {
         }
         self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::LEFT_OPEN, false));
         self.vms[vm].left_open.retain(|left| (left.slot, left.gfn) != (slot, gfn));
-        self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);
+        let cause = UnknownCause::NotObserved(Operation::FastFault);
+        self.unknown_page((vm, slot, gfn), cause);
     }
 
     /// Judges the pages that were left open before every vCPU was seen outside; at the end also the others.
@@ -107,11 +108,12 @@ impl Detector {
                 page.set(page_flag::LEFT_OPEN, false);
             });
             if self.ctx.has_gap_since(left.read) {
-                self.ledger.unknown(UnknownCause::Dropped, 1);
+                self.unknown_page((vm, left.slot, left.gfn), UnknownCause::Dropped);
             } else if is_proven {
                 self.report_unreset(vm, left, &vcpus);
             } else {
-                self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);
+                let cause = UnknownCause::NotObserved(Operation::FastFault);
+                self.unknown_page((vm, left.slot, left.gfn), cause);
             }
         }
     }

@@ -49,6 +49,7 @@ impl Detector {
         if self.ctx.has_gap_since(last.lo) {
             return;
         }
+        self.doubt_residue(vm, slot);
         let residue = self.residue(vm, slot, last.lo);
         if is_final {
             for (gfn, mark) in residue {
@@ -56,6 +57,16 @@ impl Detector {
             }
         } else if let Some(&(_, mark)) = residue.first() {
             self.report_residue(vm, slot, None, mark, residue.len());
+        }
+    }
+
+    /// A mark beside the last word that took the page: whether the bit is set, nothing tells.
+    pub(super) fn doubt_residue(&mut self, vm: usize, slot: usize) {
+        let pages = &self.vms[vm].slots[slot].pages;
+        let maybe = pages.iter().filter(|(_, page)| page.report == Report::Maybe);
+        let maybe: Vec<Gfn> = maybe.map(|(gfn, _)| gfn).collect();
+        for gfn in maybe {
+            self.unknown_page((vm, slot, gfn), UnknownCause::WithinEpsilon);
         }
     }
 

@@ -119,7 +119,7 @@ impl Detector {
             found.is_changed = true;
             found.harvests += 1;
             iteration = found.harvests;
-            found.recent.push(span);
+            found.recent.push((span, ioctl.range()));
             if ioctl.op.op == IoctlOp::ClearDirtyLog {
                 continue;
             }

@@ -135,7 +135,8 @@ impl Detector {
             }
             let suspects = &mut self.threads.get_mut(place).suspects;
             if suspects.len() < WORDS_MAX {
-                suspects.push(Suspect { slot, gfn, word: at.ordinal, is_popped: true });
+                let (word, since) = (at.ordinal, at.ordinal);
+                suspects.push(Suspect { slot, gfn, word, since, is_popped: true });
             } else {
                 self.ledger.unknown(UnknownCause::Limit, 1);
             }
@@ -201,7 +202,7 @@ impl Detector {
             Err(cause) => Err(cause),
         };
         match verdict {
-            Err(cause) => self.ledger.unknown(cause, 1),
+            Err(cause) => self.unknown_page((vm, slot, gfn), cause),
             Ok(Verdict::Safe) => self.ledger.judge(Verdict::Safe, at.event.span.hi, 1),
             Ok(verdict) => self.report_popped(at, vm, suspect, verdict),
         }

@@ -69,8 +69,9 @@ pub(crate) struct Slot {
     pub logging_shown: Ordinal,
     /// A slot record, not just a mark, has shown that it logs.
     pub is_enabled: bool,
-    /// Logging was turned on before our eyes.
-    pub is_enabled_here: bool,
+    /// Logging was turned on before our eyes, at this commit or the return of its ioctl: by then every reader of the
+    /// old slot object had left.
+    pub committed: Option<Nanos>,
     pub is_deleted: bool,
     pub pages: PageTable,
     pub harvests: u64,
@@ -84,8 +85,8 @@ pub(crate) struct Slot {
     pub heat: Vec<HeatCell>,
     /// Third-case windows that closed and wait for a harvest.
     pub windows_waiting: u64,
-    /// The last harvests of the slot, newest last.
-    pub recent: Recent<Span, 8>,
+    /// The last harvests of the slot with their ranges of pages (empty: all), newest last.
+    pub recent: Recent<(Span, (u64, u64)), 8>,
     /// The last GET.
     pub last_get: Option<Span>,
     /// Of `marked`, pages marked before the open harvest began and not taken yet.
@@ -315,7 +316,7 @@ impl Slot {
             logging_since: None,
             logging_shown: 0,
             is_enabled: false,
-            is_enabled_here: false,
+            committed: None,
             is_deleted: false,
             pages: PageTable::new(base, Page::default()),
             harvests: 0,

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Gfn, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
+use crate::event::{Gfn, IoctlOp, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
 use crate::order::{Bound, Ordinal};
+use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
 
 use super::slot::{Opening, Recent};
@@ -154,7 +155,31 @@ pub(crate) struct Suspect {
     pub gfn: Gfn,
     /// The harvest word that took it, or the ring reset that popped it.
     pub word: Ordinal,
+    /// A later change of the page explains it.
+    pub since: Ordinal,
     pub is_popped: bool,
+}
+
+impl OpenIoctl {
+    /// First page and count of a CLEAR; empty for all others, which are of the whole slot.
+    pub const fn range(&self) -> (u64, u64) {
+        match (self.op.op, self.begin) {
+            (IoctlOp::ClearDirtyLog, Some(_)) => self.args,
+            _ => (0, 0),
+        }
+    }
+}
+
+impl PageTally {
+    /// One page whose state is not known.
+    pub const fn count_unknown(&mut self, cause: UnknownCause) {
+        match cause {
+            UnknownCause::Dropped => self.dropped += 1,
+            UnknownCause::Limit => self.limit += 1,
+            UnknownCause::BeforeAttach => self.before_attach += 1,
+            _ => self.not_observed += 1,
+        }
+    }
 }
 
 impl PendingStore {

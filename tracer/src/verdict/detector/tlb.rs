@@ -88,7 +88,7 @@ impl Detector {
             self.vms[vm].slots[open.slot]
                 .recent
                 .iter()
-                .any(|harvest| harvest.contains(Span::at(open.window.opened))),
+                .any(|(harvest, _)| harvest.contains(Span::at(open.window.opened))),
         );
         let harvests_inside = self.harvests_in(vm, open.slot, span).saturating_sub(own);
         self.window(Window { closed: Some(flushed), harvests_inside, ..open.window });

@@ -7,6 +7,7 @@ use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
+use super::due::Due;
 use super::harvest::bits;
 use super::slot::FlushSeen;
 use super::thread::{OpenIoctl, Suspect, TakenWord};
@@ -231,35 +232,44 @@ impl Detector {
 
     /// K04: the page was open when its bit was taken, and nobody was seen to close it.
     fn judge_suspect(&mut self, at: At<'_>, vm: usize, suspect: Suspect, is_complete: bool) {
-        let Suspect { slot, gfn, word, .. } = suspect;
+        let Suspect { slot, gfn, word, since, .. } = suspect;
         let newest = self.ctx.spool.newest();
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let changed = page.changed.ordinal(newest);
-        if word < changed {
+        if since < changed {
             // Closed, or closed and opened again with a mark of its own, before the return.
             if page.protection == Protection::Open {
                 self.benign(LookAlike::ReopenedInHarvest);
             }
-            self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
+            let is_near = self.ctx.spool.event(changed).is_some_and(|change| {
+                let epsilon = self.ctx.epsilon_ns;
+                change.tid != at.event.tid
+                    && at.event.span.hi.0 <= change.span.hi.0.saturating_add(epsilon)
+            });
+            if is_near {
+                self.unknown_page((vm, slot, gfn), UnknownCause::WithinEpsilon);
+            } else {
+                self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
+            }
             return;
         }
         if !self.ctx.rules.is_on(RuleId::K04) {
-            self.ledger.unknown(UnknownCause::NotObserved(Operation::WriteProtect), 1);
+            self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::WriteProtect));
             return;
         }
         let is_zapped = self.is_zapped(vm, &page);
         if changed < self.ctx.known_since || !is_complete {
-            self.ledger.unknown(UnknownCause::Dropped, 1);
+            self.unknown_page((vm, slot, gfn), UnknownCause::Dropped);
             return;
         }
         if is_zapped {
-            self.ledger.unknown(UnknownCause::NotObserved(Operation::Zap), 1);
+            self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::Zap));
             return;
         }
         let is_user_word = self.is_user_word(word);
         if is_user_word && !self.ctx.fast_fault_is_observed {
             // A lockless fault may have opened it again without a record.
-            self.ledger.unknown(UnknownCause::NotObserved(Operation::FastFault), 1);
+            self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::FastFault));
             return;
         }
         if is_user_word {
@@ -271,7 +281,7 @@ impl Detector {
             Report::Marked | Report::Maybe => Verdict::AtRisk,
             Report::Clean | Report::Unknown => Verdict::Lost,
         };
-        self.report_unprotected(at, vm, suspect, verdict);
+        self.wait(at.event.span.hi, Due::Left(at.ordinal, vm, suspect, verdict));
     }
 
     /// Reports K04.
@@ -321,7 +331,7 @@ impl Detector {
                 || at.event.span.lo == at.event.span.hi
         });
         self.clear_suspect(vm, slot, gfn);
-        let suspect = Suspect { slot, gfn, word, is_popped: false };
+        let suspect = Suspect { slot, gfn, word, since: word, is_popped: false };
         if is_explained {
             self.benign(LookAlike::ReopenedInHarvest);
             self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);

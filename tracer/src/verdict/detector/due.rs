@@ -1,0 +1,100 @@
+//! Judgements that wait: records of other CPUs that are stamped up to epsilon later may belong before.
+//!
+//! ```text
+//! mark, re-reads its word: 0     @100 (cpu 1)
+//! ioctl-begin GET                @103 (cpu 0)     epsilon 5: the harvest may have taken the mark at once
+//! ```
+//!
+//! A judgement given at the record itself would depend on which of the two is merged first. It waits until everything
+//! that can have come before has been seen.
+
+use crate::event::{Gfn, Nanos, Span};
+use crate::order::Ordinal;
+use crate::verdict::{LookAlike, UnknownCause, Verdict, Window};
+
+use super::slot::Opening;
+use super::thread::Suspect;
+use super::{At, Detector};
+
+/// What waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Due {
+    /// A mark whose bit read 0 at its exit, and no harvest was seen to run.
+    Mark(DueMark),
+    /// A third-case window that has closed.
+    Window(usize, usize, Window),
+    /// A fast fault that seems to have marked first.
+    Prediction(usize, Opening),
+    /// A page that its harvest left open: the ordinal of the ioctl's return.
+    Left(Ordinal, usize, Suspect, Verdict),
+}
+
+/// A mark that may have recorded nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DueMark {
+    pub vm: usize,
+    pub slot: usize,
+    pub gfn: Gfn,
+    pub span: Span,
+    pub ordinal: Ordinal,
+    pub has_vcpu: bool,
+}
+
+impl Detector {
+    /// Judges `what` once nothing can come that belongs before `hi`.
+    pub(super) fn wait(&mut self, hi: Nanos, what: Due) {
+        self.due.push_back((Nanos(hi.0.saturating_add(self.ctx.epsilon_ns)), what));
+    }
+
+    /// The merge has come to `now`.
+    #[inline]
+    pub(super) fn settle_due(&mut self, now: Nanos) {
+        while self.due.front().is_some_and(|(until, _)| *until < now) {
+            if let Some((_, what)) = self.due.pop_front() {
+                self.judge_due(what);
+            }
+        }
+    }
+
+    /// Nothing more will come.
+    pub(super) fn settle_all_due(&mut self) {
+        self.settle_due(Nanos(u64::MAX));
+    }
+
+    fn judge_due(&mut self, what: Due) {
+        match what {
+            Due::Mark(mark) if self.may_be_harvested(mark.vm, mark.slot, mark.span, mark.gfn) => {
+                self.benign(LookAlike::MarkTakenAtOnce);
+            }
+            Due::Mark(mark) => self.report_dropped_mark(mark),
+            Due::Window(vm, slot, window) => self.judge_window(vm, slot, window),
+            Due::Prediction(vm, opening) => self.judge_prediction(vm, opening),
+            Due::Left(returned, vm, suspect, verdict) => {
+                self.judge_left_open_until(returned, vm, suspect, verdict);
+            }
+        }
+    }
+
+    /// K04, unless somebody closed the page as its harvest returned.
+    fn judge_left_open_until(
+        &mut self,
+        returned: Ordinal,
+        vm: usize,
+        suspect: Suspect,
+        verdict: Verdict,
+    ) {
+        let Some(event) = self.ctx.spool.event(returned) else { return };
+        let Suspect { slot, gfn, since, .. } = suspect;
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let changed = page.changed.ordinal(self.ctx.spool.newest());
+        let is_near = since < changed
+            && self.ctx.spool.event(changed).is_some_and(|change| {
+                change.span.lo.0 <= event.span.hi.0.saturating_add(self.ctx.epsilon_ns)
+            });
+        if is_near {
+            self.unknown_page((vm, slot, gfn), UnknownCause::WithinEpsilon);
+        } else {
+            self.report_unprotected(At { ordinal: returned, event: &event }, vm, suspect, verdict);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What a harvest left open beside a fault: the SPTE was open when its word was visited, although its record came later
+//! (K04).
+
+use crate::event::Span;
+use crate::order::relation::overlap_ns;
+use crate::verdict::page::Report;
+use crate::verdict::{RuleId, UnknownCause, Verdict};
+
+use super::slot::{Opening, WordSeen};
+use super::thread::Suspect;
+use super::{At, Detector};
+
+impl Detector {
+    /// K04 from the other side: a word took the page and left it, and the SPTE was certainly open by then.
+    ///
+    /// ```text
+    /// vcpu                                   harvester
+    /// cmpxchg RO to W
+    ///                                        xchg takes the bit; visits the page, clears no W
+    /// mark returns; the fault's record
+    /// ```
+    pub(super) fn judge_left(&mut self, at: At<'_>, vm: usize, opening: &Opening, word: &WordSeen) {
+        let epsilon = self.ctx.epsilon_ns;
+        let is_open_by_then = opening.store.is_before(word.visit, epsilon);
+        let is_judged = is_open_by_then
+            && word.ordinal < opening.ordinal
+            && !opening.is_doubtful
+            && self.ctx.rules.is_on(RuleId::K04);
+        let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
+        if !is_judged || page.is_shared() {
+            return;
+        }
+        let Opening { slot, gfn, ordinal, .. } = *opening;
+        let suspect = Suspect { slot, gfn, word: word.ordinal, since: ordinal, is_popped: false };
+        let harvester = self.threads.iter().position(|thread| {
+            thread.ioctl.is_some() && thread.words.iter().any(|taken| taken.ordinal == word.ordinal)
+        });
+        if let Some(place) = harvester {
+            // Until the ioctl returns, it may still protect the page.
+            self.threads.get_mut(place).suspects.push(suspect);
+            return;
+        }
+        let around = Span { lo: opening.store.lo.min(word.xchg.lo), hi: at.event.span.hi };
+        if self.ctx.has_gap_in(around) {
+            return;
+        }
+        let verdict = match page.report {
+            Report::Marked | Report::Maybe => Verdict::AtRisk,
+            Report::Clean | Report::Unknown => Verdict::Lost,
+        };
+        self.report_unprotected(at, vm, suspect, verdict);
+    }
+
+    /// Both holds of `mmu_lock` touch within the clock uncertainty: neither a broken lock nor an order is proven.
+    pub(super) fn doubt_hold(&mut self, vm: usize, opening: &Opening, word: &WordSeen, bit: u64) {
+        let is_near = 0 < overlap_ns(opening.hold, word.visit, 0);
+        if is_near
+            && word.mask & bit != 0
+            && self.pair_verdict(vm, opening, word, bit) != Ok(Verdict::Safe)
+        {
+            let page = (vm, opening.slot, opening.gfn);
+            self.unknown_page(page, UnknownCause::WithinEpsilon);
+        }
+    }
+}
