@@ -160,8 +160,8 @@ extern "C" fn read_back(bit: u32, walk: *mut &mut Walk) -> i64 {
 
 /// Notes whether the SPTE last set for page `bit` of the word lets writes through now.
 ///
-/// The value is believed only if it is present and maps the frame that was set: a page-table page may have been freed
-/// and reused since.
+/// A present value is believed only if it maps the frame that was set: a page-table page may have been freed and reused
+/// since. One that is not present lets nothing through, whether the SPTE was zapped or its table freed.
 #[inline(always)]
 pub fn look(walk: &mut Walk, bit: u32) {
     const W: u64 = 1 << 1;
@@ -174,10 +174,10 @@ pub fn look(walk: &mut Walk, bit: u32) {
     let Some(spte) = read::<u64>(entry.sptep) else { return };
     let present = config!(present_mask);
     let is_present = if present == 0 { spte != 0 } else { spte & present != 0 };
-    if !is_present || (spte ^ entry.spte) & config!(pfn_mask) != 0 {
+    if is_present && (spte ^ entry.spte) & config!(pfn_mask) != 0 {
         return;
     }
-    if spte & W == 0 {
+    if !is_present || spte & W == 0 {
         walk.protected |= bit;
     } else {
         walk.writable |= bit;

@@ -191,14 +191,16 @@ impl Detector {
                 None
             }
         });
-        self.keep_reopened(&word, begin);
+        let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
+        self.keep_reopened(&word, begin, is_reset);
         self.vms[vm].words.push(word);
         self.vms[vm].last_word = at.event.span.hi;
         self.threads.get_mut(place).ioctl = Some(ioctl);
     }
 
-    /// Pages that a fault opened since the ioctl began were marked again, perhaps after the xchg.
-    fn keep_reopened(&mut self, word: &WordSeen, begin: Ordinal) {
+    /// Pages that a fault opened since the ioctl began were marked again, perhaps after the xchg. A ring has an entry for
+    /// each push, of which the reset may not have popped the last.
+    fn keep_reopened(&mut self, word: &WordSeen, begin: Ordinal, is_reset: bool) {
         let newest = self.ctx.spool.newest();
         let vm = self.last_vm;
         let mut reopened = 0;
@@ -206,7 +208,8 @@ impl Detector {
             let gfn = Gfn(word.first.0 + bit);
             let slot = &mut self.vms[vm].slots[word.slot];
             let Some(page) = slot.pages.get_mut(gfn, &mut self.budget) else { continue };
-            if begin < page.mark.ordinal(newest) && page.report == Report::Clean {
+            let is_again = is_reset && page.has(page_flag::MARKED_AGAIN);
+            if (is_again || begin < page.mark.ordinal(newest)) && page.report == Report::Clean {
                 page.report = Report::Maybe;
                 reopened += 1;
             }
