@@ -57,6 +57,7 @@ impl Detector {
             ordinal: at.ordinal,
             slot,
             is_one_hold: false,
+            is_read_back: false,
         });
     }
 

@@ -130,6 +130,7 @@ impl Detector {
             ordinal: at.ordinal,
             slot: slot_index,
             is_one_hold,
+            is_read_back: false,
         };
         self.ctx.ioctl = ioctl.ordinal;
         self.judge_unread(at, &word, &ioctl);
@@ -180,6 +181,7 @@ impl Detector {
             ordinal: at.ordinal,
             slot,
             is_one_hold: false,
+            is_read_back: true,
         };
         let begin = ioctl.ordinal;
         self.take_word(&word, &mut ioctl, place, |bit| {
@@ -198,8 +200,8 @@ impl Detector {
         self.threads.get_mut(place).ioctl = Some(ioctl);
     }
 
-    /// Pages that a fault opened since the ioctl began were marked again, perhaps after the xchg. A ring has an entry for
-    /// each push, of which the reset may not have popped the last.
+    /// Pages that a fault opened since the ioctl began were marked again, perhaps after the xchg. A ring has an entry
+    /// for each push, of which the reset may not have popped the last.
     fn keep_reopened(&mut self, word: &WordSeen, begin: Ordinal, is_reset: bool) {
         let newest = self.ctx.spool.newest();
         let vm = self.last_vm;
@@ -337,6 +339,11 @@ impl Detector {
     ) -> Taken {
         let state = ctx.protection(page);
         match shown {
+            Some(Protection::Closed) if word.is_read_back && page.is_shared() => {
+                // The one set last does not speak for the others.
+                page.change(Protection::Unknown, word.ordinal);
+                Taken::Unknown(UnknownCause::NotObserved(Operation::SpteChange))
+            }
             Some(Protection::Closed) if opened_inside => {
                 // Closed by the visit, or opened again after it: the next value seen will tell.
                 page.change(Protection::Unknown, word.ordinal);

@@ -159,6 +159,8 @@ pub(crate) struct WordSeen {
     pub slot: usize,
     /// One hold of `mmu_lock` covers `visit`.
     pub is_one_hold: bool,
+    /// Its SPTEs were read back at the return (tracepoint plan): of each page the one set last.
+    pub is_read_back: bool,
 }
 
 /// A dirty ring.
