@@ -116,10 +116,10 @@ impl Capture {
         (Self { flags, reader, analysis }, feed)
     }
 
-    /// The reader has ended by itself: its source failed, or the budget stopped it.
+    /// It has ended by itself, because its source failed or the budget stopped it, and has said why.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.reader.is_finished()
+        self.analysis.is_finished()
     }
 
     /// Asks a flight recorder to write what it holds.

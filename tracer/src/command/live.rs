@@ -283,12 +283,14 @@ pub fn follow(
                 () = &mut end => return Ok(()),
                 _ = tick.tick() => {
                     let Watched::Process(pid) = watched;
+                    // Asked first: what has ended has already said why.
+                    let has_ended = capture.has_ended();
                     let _ = feed.newest();
                     if let Stage::Ended(why) = &feed.seen().stage {
                         writeln!(lines, "{why}").context("print a line")?;
                         return Ok(());
                     }
-                    if capture.has_ended() {
+                    if has_ended {
                         return Ok(());
                     }
                     if !is_running(pid) {
