@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench dashboard [EVENTS]`: writes a recording of that many synthetic events (10 million by default),
 //! opens it, and prints how long that took, how long keys took to be answered while the analysis was at full speed and
-//! while nothing happened, and what share of a CPU an idle dashboard takes. Nothing is asserted: a loaded machine is no
-//! bug of ours.
+//! while nothing happened, what share of a CPU an idle dashboard takes, and what a frame costs with every list full.
+//! Nothing is asserted: a loaded machine is no bug of ours.
 
 mod load;
 
@@ -11,12 +11,23 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use kvmdirty_trace::event::Setup;
+use kvmdirty_trace::event::{Gfn, Nanos, Setup, SlotId, VmId};
+use kvmdirty_trace::feed::{Facts, Snapshot};
+use kvmdirty_trace::summary::Summary;
 use kvmdirty_trace::trace::{Header, Origin, Writer};
+use kvmdirty_trace::tui::Theme;
+use kvmdirty_trace::tui::model::Model;
+use kvmdirty_trace::tui::msg::Msg;
+use kvmdirty_trace::tui::update::update;
+use kvmdirty_trace::tui::view::view;
+use kvmdirty_trace::verdict::{Finding, RuleId, Verdict, Witness};
 use nix::pty::{Winsize, openpty};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
 
 fn main() {
     let words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
@@ -44,6 +55,44 @@ fn main() {
     println!("cpu, idle       {:8.2} % of one CPU", share * 100.0);
     drop(screen);
     let _ = std::fs::remove_file(path);
+    measure_frames();
+}
+
+/// What `update` and `view` take with as many findings as are kept.
+fn measure_frames() {
+    let finding = |n: u64| {
+        Arc::new(Finding {
+            verdict: Verdict::ALL[n as usize % 3],
+            rule: RuleId::ALL[n as usize % RuleId::ALL.len()],
+            vm: VmId(1),
+            slot: SlotId::default(),
+            gfn: Some(Gfn(n)),
+            first: Nanos(n * 1_000),
+            last: Nanos(n * 1_000),
+            count: 1 + n % 7,
+            sentence: format!("page {n} was harvested and stayed writable"),
+            known: None,
+            witness: Witness::default(),
+        })
+    };
+    let summary = Summary {
+        findings: (0..10_000).map(finding).collect(),
+        findings_total: 10_000,
+        ..Summary::default()
+    };
+    let snapshot = Arc::new(Snapshot { summary: Arc::new(summary), ..Snapshot::default() });
+    let setup = Arc::new(Setup::complete("bench"));
+    let mut model = Model::new(setup, Facts::default(), Arc::clone(&snapshot), Theme::Dark);
+    let mut terminal = Terminal::new(TestBackend::new(160, 50)).expect("never fails");
+    let mut times: Vec<_> = (0..100)
+        .map(|_| {
+            let begin = Instant::now();
+            update(&mut model, Msg::Snapshot(Arc::clone(&snapshot)));
+            terminal.draw(|frame| view(frame, &model)).expect("never fails");
+            begin.elapsed()
+        })
+        .collect();
+    print_times("frame, all full", &mut times);
 }
 
 /// Writes a recording of at least `events` events and returns how many it has.
@@ -68,7 +117,7 @@ fn print_times(what: &str, times: &mut [Duration]) {
         times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3)
     };
     println!(
-        "{what:<15} median {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {} keys",
+        "{what:<15} median {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {}",
         ms(50),
         ms(99),
         ms(100),

@@ -401,6 +401,7 @@ mod tests {
     };
     use crate::feed::MarkKind;
     use crate::player::tape::MemoryTape;
+    use crate::verdict::PageState;
 
     const VM: VmId = VmId(0x1000);
 
@@ -518,6 +519,25 @@ mod tests {
         let times: Vec<_> =
             journey.events.iter().map(|event| event.span.hi.0 / 1_000_000).collect();
         assert_eq!(times, [1100, 1200, 1300, 1400]);
+    }
+
+    #[test]
+    fn pages_looked_at_have_their_state_at_every_moment() {
+        let (mut player, mut feed) = loaded();
+        let range = PageRange { vm: VM, slot: SlotId::default(), first: Gfn(6), npages: 3 };
+        let mut states = |player: &mut Player<MemoryTape>, request| {
+            ask(player, request);
+            let snapshot = feed.newest().expect("published");
+            snapshot.closeup.as_ref().map(|closeup| closeup.states.clone())
+        };
+        let reported = Some(vec![PageState::Unknown, PageState::Reported, PageState::Unknown]);
+        assert_eq!(states(&mut player, Request::Look(range)), reported);
+        let middle = Request::Seek(Seek::Time(Nanos(1_450_000_000)));
+        assert_eq!(states(&mut player, middle), reported);
+        // The end is known from loading, but the pages' states have to be found again.
+        assert_eq!(states(&mut player, Request::Seek(Seek::End)), reported);
+        assert_eq!(player.playback.position, player.playback.end);
+        assert_eq!(states(&mut player, Request::LookAway), None);
     }
 
     #[test]

@@ -78,7 +78,19 @@ fn enter_cell(model: &mut Model) -> Option<Effect> {
     }
     let gfns = scroll::cell_gfns(slot, model.memory.cell);
     let npages = gfns.end.0 - gfns.start.0;
-    Some(look(model, PageRange { vm, slot: id, first: gfns.start, npages }))
+    // A small cell is shown among its neighbours: there is room for them.
+    let before = match npages {
+        0..PageRange::CELLS_MAX => (gfns.start.0 - slot.base.0) % PageRange::CELLS_MAX,
+        _ => 0,
+    };
+    let first = Gfn(gfns.start.0 - before);
+    let rest = slot.npages - (first.0 - slot.base.0);
+    let npages = npages.max(PageRange::CELLS_MAX.min(rest));
+    let effect = look(model, PageRange { vm, slot: id, first, npages });
+    if let Some(Overlay::Range { selected, .. }) = model.overlays.last_mut() {
+        *selected = usize::try_from(before).unwrap_or(0);
+    }
+    Some(effect)
 }
 
 /// Opens a range of pages and asks for their states.

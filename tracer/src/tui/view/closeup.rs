@@ -179,7 +179,7 @@ mod tests {
     use crate::feed::{Closeup, Request, Snapshot};
     use crate::tui::model::{Overlay, Tab};
     use crate::tui::msg::{Effect, Msg, Step, Wish};
-    use crate::tui::sample::{VM, after, busy, screen};
+    use crate::tui::sample::{VM, after, busy, screen, with};
     use crate::tui::update::update;
 
     fn closeup(npages: u64) -> Model {
@@ -231,6 +231,22 @@ mod tests {
         let mut model = after(model, &[Wish::Move(Step::Down), Wish::Right]);
         let asked = update(&mut model, Msg::Wish(Wish::Enter));
         assert_eq!(asked, Some(Effect::Ask(Request::Follow { vm: VM, gfn: Gfn(0x1041) })));
+    }
+
+    #[test]
+    fn a_small_cell_is_shown_among_its_neighbours() {
+        let small = |summary: &mut crate::summary::Summary| {
+            for slot in summary.vms.iter_mut().flat_map(|vm| vm.slots.values_mut()) {
+                slot.npages = slot.npages.min(4_096);
+            }
+        };
+        let mut model = after(with(busy(), small), &[Wish::GoTo(Tab::Memory)]);
+        model.memory.cell = 70;
+        let asked = update(&mut model, Msg::Wish(Wish::Enter));
+        let range = PageRange { vm: VM, slot: SlotId::default(), first: Gfn(0x400), npages: 1024 };
+        assert_eq!(asked, Some(Effect::Ask(Request::Look(range))));
+        let selected = Overlay::Range { range, selected: 70 * 16 - 0x400 };
+        assert_eq!(model.overlays.last(), Some(&selected));
     }
 
     #[test]

@@ -272,7 +272,7 @@ mod tests {
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its
         stale TLB entry
         ─ witness ──────────────────────────────────────────────────────────────────────
-        step from       tid 4711                       │ vcpu 1 (tid 4713)
+        step at         tid 4711                       │ vcpu 1 (tid 4713)
            1  +100 us   takes the bit: take bits 0x1   │
                         from 0x1000, protected 0x1     │
            2~ +500 us                                  │ marks: mark 0x1000 dirty
@@ -281,7 +281,7 @@ mod tests {
            3~ +498 us                                  │ makes it writable: fast fault
                                                        │ on 0x1000 set W again, was
                                                        │ 0x80000801 RO
-        ✗  4~ +0 ns     returns unflushed:             │
+        ✗  4~ +900 us   returns unflushed:             │
                         GET_DIRTY_LOG 0:0 returns 0    │
 
         order known: 1→4 program-order, 1→2 reads-from, 1→3 real-time, 2→4 real-time
@@ -301,13 +301,13 @@ mod tests {
         lost · vm 0xffff888100000000 · slot 0:0 · gfn 0x1000 · from 1.200000 to 1.400000 · 3 times
         harvest 6 took the bit and returned without a flush; vcpu 1 wrote through its stale TLB entry
         ─ witness ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-        step from         within tid 4711                                                 │ vcpu 1 (tid 4713)
+        step at           within tid 4711                                                 │ vcpu 1 (tid 4713)
            1  +100 us    3.0 us  takes the bit: take bits 0x1 from 0x1000, protected 0x1  │
            2~ +500 us    2.0 us                                                           │ marks: mark 0x1000 dirty without mmu_lock, bit set at
                                                                                           │ return
            3~ +498 us    5.0 us                                                           │ makes it writable: fast fault on 0x1000 set W again, was
                                                                                           │ 0x80000801 RO
-        ✗  4~ +0 ns      900 us  returns unflushed: GET_DIRTY_LOG 0:0 returns 0           │
+        ✗  4~ +900 us    900 us  returns unflushed: GET_DIRTY_LOG 0:0 returns 0           │
 
         order known: 1→4 program-order, 1→2 reads-from, 1→3 real-time, 2→4 real-time
         ~ either may come first: 2 and 3, 3 and 4

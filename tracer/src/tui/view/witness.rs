@@ -1,7 +1,7 @@
 //! A witness drawn as the kernel's documents draw a race: one column per thread, time downwards, steps numbered.
 //!
 //! ```text
-//!   step  from     within  vcpu 0 (tid 4712)      | tid 4711
+//!   step  at       within  vcpu 0 (tid 4712)      | tid 4711
 //!    1   +0 ns     0.2 us  mark 0x400 dirty       |
 //!    2~  +1.2 us   0.1 us                         | take bits 0x1 from 0x400
 //! X  3~  +1.9 us   0.4 us  set SPTE of 0x400 ...  |
@@ -11,7 +11,7 @@
 
 use ratatui::text::{Line, Span};
 
-use crate::event::{Nanos, Tid};
+use crate::event::{Event, EventKind, Nanos, Tid};
 use crate::order::{Bound, Instant};
 use crate::tui::describe;
 use crate::tui::figures::{cut, duration, wrap};
@@ -56,7 +56,7 @@ pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static
                 let loses = if is_losing { palette.glyphs.losing } else { " " };
                 let is_unordered = unordered.iter().flatten().any(|&at| at == index);
                 let doubt = if is_unordered { "~" } else { " " };
-                let time = format!("+{}", duration(step.event.span.lo.since(origin)));
+                let time = format!("+{}", duration(drawn_at(&step.event).since(origin)));
                 let length = duration(step.event.span.len_ns());
                 let length = if within == 0 { String::new() } else { format!("{length:>8} ") };
                 format!("{loses} {:>2}{doubt} {time:<9}{length} ", index + 1)
@@ -80,6 +80,12 @@ pub fn lines(model: &Model, witness: &Witness, width: usize) -> Vec<Line<'static
     lines
 }
 
+/// The time a step is drawn at: its begin, but a return is where it ends.
+const fn drawn_at(event: &Event) -> Nanos {
+    let is_return = matches!(event.kind, EventKind::IoctlEnd { .. } | EventKind::RunEnd { .. });
+    if is_return { event.span.hi } else { event.span.lo }
+}
+
 fn header(
     model: &Model,
     witness: &Witness,
@@ -96,7 +102,7 @@ fn header(
     let bar = format!(" {} ", palette.glyphs.column);
     let names: Vec<_> = names.collect();
     let within = if within == 0 { "" } else { "  within " };
-    let text = format!("step from       {within}{}", names.join(&bar));
+    let text = format!("step at         {within}{}", names.join(&bar));
     Line::styled(text, palette.heading())
 }
 
@@ -140,6 +146,17 @@ fn orders(
     if !unknown.is_empty() {
         let text = format!("~ either may come first: {}", unknown.join(", "));
         lines.extend(wrap(&text, width).into_iter().map(Line::raw));
+    }
+    if let Some(missing) = witness.missing {
+        let text = format!("promised by the kernel on this path, and missing: {}", missing.name());
+        lines.extend(wrap(&text, width).into_iter().map(Line::raw));
+    }
+    if !witness.gaps.is_empty() {
+        let dropped: u64 = witness.gaps.iter().map(|gap| gap.dropped).sum();
+        let text = format!(
+            "{dropped} records were dropped meanwhile; without that, the verdict would be another"
+        );
+        lines.push(Line::styled(text, palette.warning()));
     }
     if let Some(losing) = witness.losing {
         lines.push(Line::styled(
