@@ -8,14 +8,14 @@ mod corpus;
 #[path = "litmus/reach.rs"]
 mod reach;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use corpus::{File, corpus, judge};
 use kvmdirty_trace::event::{Batch, Gfn, Setup, SlotId, VmId};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::litmus::{Expectation, Litmus, Mismatch, check};
-use kvmdirty_trace::verdict::{Finding, RuleId, Verdict, WindowKind};
+use kvmdirty_trace::verdict::{EdgeKind, Finding, RuleId, Verdict, WindowKind};
 use reach::{Mode, Reached};
 
 #[test]
@@ -222,4 +222,33 @@ fn the_table_of_reachable_verdicts_is_what_the_corpus_reaches() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == page, "docs/reach.md is stale: KVMDIRTY_UPDATE=1 cargo test --test litmus");
+}
+
+/// Edges say why they hold (DESIGN.md, section 3): each kind orders the steps of some witness, and names the right pair.
+#[test]
+fn edges_of_witnesses_name_their_kind() {
+    let mut seen = BTreeMap::new();
+    for File { name, litmus, .. } in corpus() {
+        for finding in &judge(&litmus).findings {
+            let steps = &finding.witness.steps;
+            for edge in &finding.witness.edges {
+                let kinds = [edge.from, edge.to].map(|step| steps[step].event.kind.kind().name());
+                let is_same_thread = steps[edge.from].event.tid == steps[edge.to].event.tid;
+                assert!(edge.from < steps.len() && edge.to < steps.len(), "{name}");
+                assert!(is_same_thread || edge.kind != EdgeKind::ProgramOrder, "{name}: {kinds:?}");
+                seen.entry(edge.kind.name()).or_insert_with(BTreeSet::new).insert(kinds);
+            }
+        }
+    }
+    for (kind, pairs) in &seen {
+        println!("{kind:<14} {pairs:?}");
+    }
+    let has = |kind: EdgeKind, from, to| {
+        seen.get(kind.name()).is_some_and(|pairs| pairs.contains(&[from, to]))
+    };
+    assert!(has(EdgeKind::ReadsFrom, "mark", "harvest-word"), "a mask takes what a mark set");
+    assert!(has(EdgeKind::ReadsFrom, "mark", "ring-reset"), "an index lies between two indexes");
+    assert!(has(EdgeKind::SpteValue, "harvest-word", "spte-change"), "found closed what it closed");
+    assert!(has(EdgeKind::FlushAck, "harvest-word", "flush"), "closed, then flushed");
+    assert!(has(EdgeKind::MmuLock, "spte-change", "harvest-word"), "both hold mmu_lock");
 }

@@ -238,3 +238,55 @@ fn protects_slot(event: &Event) -> bool {
 pub(super) const fn merge_key(event: &Event) -> (u64, u16, u8, u32) {
     (event.span.hi.0, event.lane.cpu.0, event.lane.class as u8, event.seq)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Class, CpuId, IoctlRef, Lane, Nanos, SlotId, SlotRef, Span, Tid, VmId};
+
+    const SLOT: SlotId = SlotId { as_id: 0, id: 0 };
+
+    fn step(tid: u32, at: u64, kind: EventKind) -> Step {
+        let lane = Lane { class: Class::Page, cpu: CpuId(tid as u16) };
+        let span = Span::at(Nanos(at));
+        Step { event: Event { span, vm: VmId(1), tid: Tid(tid), lane, seq: 0, kind }, note: "" }
+    }
+
+    fn kinds(steps: &[Step]) -> Vec<(usize, usize, EdgeKind)> {
+        let edges = Edges::new(steps, Some(Gfn(7)), &SpteMasks::W_ONLY, 0).find();
+        edges.iter().map(|edge| (edge.from, edge.to, edge.kind)).collect()
+    }
+
+    fn mark(logging: bool) -> EventKind {
+        let slot = SlotRef { id: SLOT, logging, has_bitmap: logging };
+        let word = MarkWord::Unread;
+        EventKind::Mark { gfn: Gfn(7), slot, word, spte: None, has_vcpu: true, in_fast: false }
+    }
+
+    fn word(mask: u64) -> EventKind {
+        let slot = SlotRef { id: SLOT, logging: true, has_bitmap: true };
+        EventKind::HarvestWord { first: Gfn(0), mask, protected: 0, slot }
+    }
+
+    #[test]
+    fn a_fault_on_the_old_slot_object_precedes_what_follows_the_grace_period() {
+        let steps = [step(1, 10, mark(false)), step(2, 20, word(0))];
+        assert_eq!(kinds(&steps), [(0, 1, EdgeKind::Srcu)]);
+    }
+
+    #[test]
+    fn ioctls_of_two_threads_follow_one_another_under_slots_lock() {
+        let op = IoctlRef { op: IoctlOp::GetDirtyLog, slot: SLOT, mem_flags: 0 };
+        let end = EventKind::IoctlEnd { op, ret: 0, flushes: 0, words: 0, words_cut: false };
+        let begin = EventKind::IoctlBegin { op, first: 0, count: 0, flushes: 0 };
+        let steps = [step(1, 10, end), step(2, 20, begin)];
+        assert_eq!(kinds(&steps), [(0, 1, EdgeKind::SlotsLock)]);
+    }
+
+    #[test]
+    fn a_word_without_the_bit_precedes_the_mark_that_overlaps_it() {
+        let mut steps = [step(1, 20, mark(true)), step(2, 30, word(1))];
+        steps[0].event.span.hi = Nanos(40);
+        assert_eq!(kinds(&steps), [(1, 0, EdgeKind::ReadsFrom)]);
+    }
+}

@@ -179,7 +179,6 @@ pub struct Reached {
     rules: BTreeMap<(String, Mode, RuleId), BTreeSet<Verdict>>,
     safe: BTreeMap<(String, Mode), u64>,
     causes: BTreeMap<(String, Mode), BTreeSet<&'static str>>,
-    files: BTreeMap<(String, Mode), usize>,
 }
 
 impl Reached {
@@ -203,7 +202,6 @@ impl Reached {
 
     fn add(&mut self, plan: &str, mode: Mode, summary: &Summary) {
         let key = (plan.to_owned(), mode);
-        *self.files.entry(key.clone()).or_default() += 1;
         *self.safe.entry(key.clone()).or_default() += summary.verdicts.safe;
         for finding in &summary.findings {
             let key = (plan.to_owned(), mode, finding.rule);
@@ -249,9 +247,6 @@ impl Reached {
         self.write_row(page, plan, "causes of unknown", |key| {
             let causes = self.causes.get(key).cloned().unwrap_or_default();
             causes.into_iter().collect::<Vec<_>>().join(", ")
-        });
-        self.write_row(page, plan, "traces judged", |key| {
-            self.files.get(key).copied().unwrap_or_default().to_string()
         });
     }
 
