@@ -1,7 +1,8 @@
 //! The commands that write, read and compare files, run as a user runs them.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A folder of one test, emptied before and left for whoever looks into a failure.
 fn folder(name: &str) -> PathBuf {
@@ -69,4 +70,67 @@ fn a_recording_is_the_same_as_itself_and_text_and_json_agree() {
     assert_eq!((status, conclusion), (3, "inconclusive"));
     assert!(text.starts_with("inconclusive: "), "{text}");
     assert_eq!(json["appeared"], serde_json::json!([]));
+}
+
+/// Rows of an export of the bundled lab recording, without its first line.
+fn rows(format: &str, filters: &[&str]) -> usize {
+    let demo = fixture("../assets/demo.kdt");
+    let output = Command::new(env!("CARGO_BIN_EXE_kvmdirty-trace"))
+        .args(["export", "--format", format])
+        .args(filters)
+        .arg(demo)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{filters:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout.iter().filter(|&&byte| byte == b'\n').count() - 1
+}
+
+#[test]
+fn filters_keep_the_same_rows_in_every_form() {
+    let marks = ["--kind", "mark"];
+    let all = rows("jsonl", &marks);
+    assert!(10_000 < all);
+    assert_eq!(rows("csv", &marks), all);
+    // Stretches of time that touch add up.
+    let before = rows("jsonl", &[&marks[..], &["--to", "2s"]].concat());
+    let after = rows("jsonl", &[&marks[..], &["--from", "2s"]].concat());
+    assert!(0 < before && 0 < after);
+    assert_eq!(before + after, all);
+    // So do ranges of pages, and slots.
+    let of = |filter: [&str; 2]| rows("csv", &[marks, filter].concat());
+    let halves = of(["--gfn", "0x0..0x500"]) + of(["--gfn", "0x500..0xffffffff"]);
+    assert_eq!(halves, all);
+    assert_eq!(of(["--slot", "0:0"]) + of(["--slot", "0:1"]), all);
+    assert_eq!(of(["--vm", "0x1"]), 0);
+    assert!(0 < rows("csv", &["--kind", "harvests"]));
+    // With a rule and no kind, only its verdicts are kept.
+    assert_eq!(rows("jsonl", &["--rule", "K04"]), 0);
+}
+
+#[test]
+fn a_filter_that_means_nothing_is_refused() {
+    let v1 = fixture("fixtures/v1.kdt");
+    for filter in [["--rule", "K99"], ["--gfn", "7..3"], ["--from", "soon"], ["--kind", "marks"]] {
+        let (status, _, errors) =
+            said(&tool(&[&"export", &v1, &"-f", &"jsonl", &filter[0], &filter[1]]));
+        assert_eq!(status, 2, "{filter:?}");
+        assert!(errors.contains(filter[1]), "{errors}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for format in ["jsonl", "csv", "std", "perfetto"] {
+        let mut export = Command::new(env!("CARGO_BIN_EXE_kvmdirty-trace"))
+            .args(["export", "--format", format])
+            .arg(fixture("../assets/demo.kdt"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = Vec::new();
+        BufReader::new(export.stdout.take().unwrap()).read_until(b'\n', &mut line).unwrap();
+        let (status, _, errors) = said(&export.wait_with_output().unwrap());
+        assert_eq!((status, errors.as_str()), (0, ""), "{format}");
+    }
 }

@@ -126,7 +126,7 @@ fn slots_can_be_given() {
     };
 }
 
-/// What `trace-cmd report` prints for the kprobes of docs/exports.md: a harvest that takes gfns 0x400 and 0x403.
+/// What `trace-cmd report` prints for the kprobes of docs/import.md: a harvest that takes gfns 0x400 and 0x403.
 const PROBED: &str = "\
 cpus=2
    vcpu-11 [001] 1.000000: kvm_page_fault: vcpu 0 rip 0x1000 address 0x403000 error_code 0x2

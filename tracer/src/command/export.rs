@@ -10,7 +10,9 @@ use super::progress::Progress;
 use super::recording::{self, Overrides};
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::event::Batch;
-use crate::export::{Export, Exporter, Filter, Origin, Table, csv, jsonl, perfetto, std_form};
+use crate::export::{
+    Export, Exporter, Filter, Origin, Table, Totals, csv, jsonl, perfetto, std_form,
+};
 use crate::outcome::Outcome;
 use crate::trace::Reader;
 use crate::trace::litmus::Litmus;
@@ -22,7 +24,7 @@ use crate::verdict::RuleId;
 /// The recording cannot be read, a filter means nothing, or the output cannot be written.
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let filter = filter(args)?;
-    match args.format {
+    let done = match args.format {
         ExportFormat::Litmus => litmus(args, &filter),
         ExportFormat::Jsonl => stream(args, filter, |out| Ok(Box::new(jsonl::Jsonl::new(out)))),
         ExportFormat::Csv => {
@@ -34,8 +36,20 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
         }
         ExportFormat::Std => stream(args, filter, |out| Ok(Box::new(std_form::StdForm::new(out)))),
         ExportFormat::Parquet => parquet(args, filter),
-    }?;
-    Ok(Outcome::Clean)
+    };
+    match done {
+        Err(error) if is_broken_pipe(&error) => Ok(Outcome::Clean),
+        done => done.map(|()| Outcome::Clean),
+    }
+}
+
+/// The reader of our output has seen enough, as `head` does: that is its wish, not an error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(|json| json.io_error_kind());
+        io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 fn filter(args: &ExportArgs) -> Result<Filter> {
@@ -82,7 +96,7 @@ fn stream(
 
 #[cfg(feature = "parquet")]
 fn parquet(args: &ExportArgs, filter: Filter) -> Result<()> {
-    let Some(folder) = &args.output else {
+    let Some(folder) = args.output.as_ref().filter(|folder| *folder != Path::new("-")) else {
         bail!("parquet is a folder of tables: name it with --output");
     };
     let mut sink = crate::export::parquet::Parquet::in_folder(folder)?;
@@ -95,21 +109,34 @@ fn parquet(_: &ExportArgs, _: Filter) -> Result<()> {
 }
 
 fn feed(args: &ExportArgs, filter: Filter, sink: &mut dyn Export) -> Result<()> {
-    let mut reader = Reader::open(&args.file).with_context(|| args.file.display().to_string())?;
+    let name = || args.file.display().to_string();
+    let overrides = Overrides { is_final: args.is_final, epsilon_ns: None };
+    if recording::is_litmus(&args.file) {
+        let Litmus { mut setup, batch, .. } = recording::read_litmus(&args.file)?;
+        overrides.apply(&mut setup);
+        let origin = Origin { host: String::new(), setup };
+        let mut exporter = Exporter::begin(&origin, filter, sink)?;
+        exporter.push(&batch)?;
+        return told(exporter.finish()?);
+    }
+    let mut reader = Reader::open(&args.file).with_context(name)?;
     let mut setup = reader.header().setup.clone();
-    Overrides { is_final: args.is_final, epsilon_ns: None }.apply(&mut setup);
+    overrides.apply(&mut setup);
     let origin = Origin { host: reader.header().host.clone(), setup };
     let mut exporter = Exporter::begin(&origin, filter, sink)?;
-    let mut batch = Batch::default();
     let mut progress = Progress::to_terminal();
-    while reader.next_batch(&mut batch).with_context(|| args.file.display().to_string())?.is_some()
-    {
+    let mut batch = Batch::default();
+    while reader.next_batch(&mut batch).with_context(name)?.is_some() {
         exporter.push(&batch)?;
         progress.show(reader.progress());
     }
     let totals = exporter.finish()?;
     progress.clear();
-    eprintln!("{} records read, {} items written", totals.records, totals.items);
+    told(totals)
+}
+
+fn told(Totals { records, items }: Totals) -> Result<()> {
+    eprintln!("{records} records read, {items} items written");
     Ok(())
 }
 

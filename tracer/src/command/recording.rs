@@ -137,7 +137,7 @@ impl JudgedFile {
 /// # Errors
 /// The file cannot be read or is none of ours.
 pub fn judge(path: &Path, overrides: Overrides) -> Result<JudgedFile> {
-    if path.extension().is_some_and(|ending| ending == "litmus") {
+    if is_litmus(path) {
         return judge_litmus(path, overrides);
     }
     let name = || path.display().to_string();
@@ -183,10 +183,23 @@ fn provenance(reader: &Reader, file: String) -> Provenance {
     }
 }
 
-fn judge_litmus(path: &Path, overrides: Overrides) -> Result<JudgedFile> {
+/// The file is a litmus file, by its ending.
+#[must_use]
+pub fn is_litmus(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "litmus")
+}
+
+/// Reads a litmus file.
+///
+/// # Errors
+/// It cannot be read, or a line of it means nothing.
+pub fn read_litmus(path: &Path) -> Result<Litmus> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let Litmus { mut setup, batch, .. } =
-        Litmus::read(&text).with_context(|| path.display().to_string())?;
+    Litmus::read(&text).with_context(|| path.display().to_string())
+}
+
+fn judge_litmus(path: &Path, overrides: Overrides) -> Result<JudgedFile> {
+    let Litmus { mut setup, batch, .. } = read_litmus(path)?;
     overrides.apply(&mut setup);
     let mut pipeline = Pipeline::new(setup);
     pipeline.push(&batch);

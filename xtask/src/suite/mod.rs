@@ -2,6 +2,7 @@
 
 mod dashboard;
 mod needs;
+mod readers;
 mod report;
 mod steps;
 mod terminal;

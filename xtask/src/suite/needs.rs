@@ -15,6 +15,8 @@ pub enum Need {
     Kernel(&'static str),
     /// A usable `/dev/kvm`.
     Kvm,
+    /// Python with packages of PyPI.
+    Python,
     /// Permission to load BPF programs, and types to load them with.
     Bpf,
     /// A terminal without a person.
@@ -54,6 +56,9 @@ impl Need {
                     },
                 )
             }
+            Self::Python => tools::python::path()
+                .map(drop)
+                .map_err(because("install python3 with venv, and give the machine access to PyPI")),
             Self::Bpf => bpf(),
             Self::Tmux => tools::tmux::Tmux::find()
                 .map(drop)

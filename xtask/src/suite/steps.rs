@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{dashboard, needs::Need, report::Tally, traced};
+use super::{dashboard, needs::Need, readers, report::Tally, traced};
 use crate::{
     ebpf,
     lab::{
@@ -26,7 +26,7 @@ pub struct Step {
 }
 
 /// Every step, cheap ones first.
-pub const STEPS: [Step; 21] = [
+pub const STEPS: [Step; 22] = [
     Step { name: "format", needs: &[], action: format },
     Step { name: "house style", needs: &[], action: house_style },
     Step { name: "lints", needs: &[], action: lints },
@@ -41,6 +41,11 @@ pub const STEPS: [Step; 21] = [
         name: "dashboard of a live guest",
         needs: &[Need::Kvm, Need::Bpf, Need::Tmux],
         action: dashboard::of_a_live_guest,
+    },
+    Step {
+        name: "exports read by others",
+        needs: &[Need::Python],
+        action: readers::exports_are_read_by_others,
     },
     Step { name: "BPF object", needs: &[Need::ProbeToolchain], action: bpf_object },
     Step { name: "traced here, mode get", needs: LIVE, action: || traced::on_this_host("get") },

@@ -5,6 +5,7 @@ pub mod bpf_linker;
 pub mod busybox;
 pub mod pahole;
 pub mod private;
+pub mod python;
 pub mod qemu;
 pub mod rust_src;
 pub mod tmux;

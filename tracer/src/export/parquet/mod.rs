@@ -40,7 +40,8 @@ struct TableWriter<W: Write + Send> {
 const GROUP_ROWS: usize = 1 << 17;
 
 impl Parquet<File> {
-    /// Writes all tables into `folder`, which is made if it is not there: `events.parquet` and so on.
+    /// Writes all tables into `folder`, which is made if it is not there: `events.parquet` and so on. Tables of another
+    /// export are not overwritten.
     ///
     /// # Errors
     /// The folder or a file cannot be made.
@@ -48,7 +49,7 @@ impl Parquet<File> {
         fs::create_dir_all(folder)?;
         let create = |&table: &Table| {
             let path = folder.join(table.name()).with_extension("parquet");
-            Ok((table, File::create(path)?))
+            Ok((table, File::create_new(path)?))
         };
         let outs: Result<_, ExportError> = Table::ALL.iter().map(create).collect();
         Ok(Self::to(outs?))

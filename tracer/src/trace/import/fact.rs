@@ -70,7 +70,7 @@ pub(super) enum Function {
     Fault,
 }
 
-/// Fetch arguments of a kprobe, by the names `docs/exports.md` asks for.
+/// Fetch arguments of a kprobe, by the names `docs/import.md` asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Args {
     pub kvm: Option<u64>,

@@ -1,0 +1,323 @@
+//! Hostile input: recordings, litmus files, trace.dat and its text, mutated at random, read and judged. No panic, no
+//! endless loop, no memory beyond the declared bounds, and an error that says where.
+//!
+//! `KVMDIRTY_SEED=N cargo test --test hostile` replays a failure, which prints its N.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kvmdirty_trace::event::{Batch, Setup};
+use kvmdirty_trace::export::{Exporter, Filter, Origin, jsonl};
+use kvmdirty_trace::pipeline::Pipeline;
+use kvmdirty_trace::trace::frame::{FRAME_HEAD_BYTES, FRAME_MAGIC, FrameHead, FrameKind};
+use kvmdirty_trace::trace::import::{Import, ImportError, ImportOptions};
+use kvmdirty_trace::trace::litmus::Litmus;
+use kvmdirty_trace::trace::{Reader, TraceError};
+
+/// Cases per format; `KVMDIRTY_CASES=N` runs more, and hours belong to the fuzz targets of `tracer/fuzz`.
+const CASES: u64 = 120;
+
+/// Numbers that break arithmetic.
+const HARD: [u64; 10] =
+    [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, u64::MAX >> 1, u64::MAX];
+
+/// A small generator whose whole state is its seed.
+struct Random(u64);
+
+impl Random {
+    fn draw(&mut self, below: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % below.max(1) as u64) as usize
+    }
+
+    /// One to four changes of the bytes.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.draw(4) {
+            if bytes.is_empty() {
+                bytes.push(self.draw(256) as u8);
+            }
+            let at = self.draw(bytes.len());
+            let end = bytes.len().min(at + 1 + self.draw(64));
+            match self.draw(6) {
+                0 => bytes[at] ^= 1 << self.draw(8),
+                1 => bytes[at] = self.draw(256) as u8,
+                2 => drop(bytes.drain(at..end)),
+                3 => {
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                4 => {
+                    let width = 1 << self.draw(4);
+                    let number = HARD[self.draw(HARD.len())].to_le_bytes();
+                    for (byte, new) in bytes[at..].iter_mut().zip(&number[..width]) {
+                        *byte = *new;
+                    }
+                }
+                _ => bytes.truncate(at),
+            }
+        }
+    }
+}
+
+/// Runs every case with a seed of its own, and prints it if it fails.
+fn cases(name: &str, mut case: impl FnMut(&mut Random)) {
+    struct OnPanic<'a>(&'a str, u64);
+    impl Drop for OnPanic<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("{}: KVMDIRTY_SEED={} replays this", self.0, self.1);
+            }
+        }
+    }
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let all = 0..number("KVMDIRTY_CASES").unwrap_or(CASES);
+    let seeds = number("KVMDIRTY_SEED").map_or(all, |seed| seed..seed + 1);
+    for seed in seeds {
+        let _told = OnPanic(name, seed);
+        case(&mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed));
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+/// Judges and exports what was read: what a file can make a reader say, the analysis must be able to hear.
+fn judge(setup: &Setup, batches: &[Batch]) {
+    let mut pipeline = Pipeline::new(setup.clone());
+    let origin = Origin { host: String::new(), setup: setup.clone() };
+    let mut lines = jsonl::Jsonl::new(std::io::sink());
+    let mut exporter = Exporter::begin(&origin, Filter::default(), &mut lines).unwrap();
+    for batch in batches {
+        pipeline.push(batch);
+        exporter.push(batch).unwrap();
+    }
+    pipeline.finish();
+    exporter.finish().unwrap();
+}
+
+fn read_recording(bytes: &[u8]) -> Result<(), TraceError> {
+    let mut reader = Reader::new(Cursor::new(bytes.to_vec()))?;
+    let mut batches = Vec::new();
+    let mut batch = Batch::default();
+    while reader.next_batch(&mut batch)?.is_some() {
+        batches.push(std::mem::take(&mut batch));
+        assert!(batches.len() <= bytes.len(), "more batches than bytes: an endless loop");
+    }
+    let setup = reader.header().setup.clone();
+    // Times after 2^63 ns are no clock's; the header's limits are the writer's own.
+    judge(&Setup { limits: kvmdirty_trace::event::Limits::STANDARD, ..setup }, &batches);
+    reader.index().map(drop)
+}
+
+#[test]
+fn recordings_with_random_bytes_are_read_or_refused_with_an_offset() {
+    let whole = std::fs::read(fixture("fixtures/v1.kdt")).unwrap();
+    cases("recording", |random| {
+        let mut bytes = whole.clone();
+        random.mutate(&mut bytes);
+        if let Err(error) = read_recording(&bytes) {
+            let text = error.to_string();
+            let is_told = ["byte", "not a kvmdirty-trace recording", "is newer", "limit of"];
+            assert!(is_told.iter().any(|word| text.contains(word)), "{text}");
+        }
+    });
+}
+
+/// Checksums stop random bytes early. A hostile file has right checksums.
+#[test]
+fn recordings_with_right_checksums_around_wrong_contents_are_read() {
+    let whole = std::fs::read(fixture("fixtures/v1.kdt")).unwrap();
+    cases("sealed recording", |random| {
+        let bytes = resealed(&whole, random);
+        let _ = read_recording(&bytes);
+    });
+}
+
+/// The recording with the contents of its frames mutated and every checksum made right again.
+fn resealed(whole: &[u8], random: &mut Random) -> Vec<u8> {
+    let frames_at = whole.windows(4).position(|window| window == FRAME_MAGIC).unwrap();
+    let mut json = whole[16..frames_at].to_vec();
+    if random.draw(4) == 0 {
+        random.mutate(&mut json);
+    }
+    let mut out = whole[..8].to_vec();
+    out.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out);
+    crc.update(&json);
+    out.extend_from_slice(&crc.finalize().to_le_bytes());
+    out.extend_from_slice(&json);
+    let mut at = frames_at;
+    while whole[at..].starts_with(&FRAME_MAGIC) {
+        let (mut head, table) =
+            FrameHead::parse(whole[at..at + FRAME_HEAD_BYTES].first_chunk().unwrap()).unwrap();
+        let payload_at = at + FRAME_HEAD_BYTES + table.bytes;
+        at = payload_at + head.payload_bytes as usize;
+        head.lanes = table.parse(&whole[payload_at - table.bytes..payload_at]).unwrap();
+        let mut plain = zstd::bulk::decompress(&whole[payload_at..at], 16 << 20).unwrap();
+        if head.kind == FrameKind::Records || random.draw(2) == 0 {
+            random.mutate(&mut plain);
+        }
+        if random.draw(4) == 0 {
+            head.records = HARD[random.draw(5)] as u32;
+        }
+        let payload = zstd::bulk::compress(&plain, 1).unwrap();
+        (head.payload_bytes, head.plain_bytes) = (payload.len() as u32, plain.len() as u32);
+        head.payload_crc = crc32fast::hash(&payload);
+        head.put(&mut out);
+        out.extend_from_slice(&payload);
+    }
+    out.extend_from_slice(&whole[at..]);
+    out
+}
+
+#[test]
+fn litmus_files_with_random_words_are_read_or_refused_with_their_line() {
+    let folder = fixture("litmus");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "litmus"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    files.sort();
+    cases("litmus", |random| {
+        let text = mutated_text(&files[random.draw(files.len())], random);
+        match Litmus::read(&text) {
+            Ok(Litmus { setup, batch, .. }) => judge(&setup, &[batch]),
+            Err(error) => assert!(error.to_string().starts_with("line "), "{error}"),
+        }
+    });
+}
+
+/// Words replaced by other words of the file or by hard numbers, lines doubled, dropped and swapped.
+fn mutated_text(text: &str, random: &mut Random) -> String {
+    let mut lines: Vec<Vec<String>> =
+        text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect();
+    for _ in 0..=random.draw(5) {
+        let (a, b) = (random.draw(lines.len()), random.draw(lines.len()));
+        let (of_a, of_b) = (random.draw(lines[a].len()), random.draw(lines[b].len()));
+        match random.draw(6) {
+            0 => lines.swap(a, b),
+            1 => lines.insert(a, lines[b].clone()),
+            2 if 1 < lines.len() => drop(lines.remove(a)),
+            3 => lines[a][of_a] = lines[b][of_b].clone(),
+            4 => {
+                let name = lines[a][of_a].split('=').next().unwrap_or_default().to_owned();
+                let number = HARD[random.draw(HARD.len())];
+                lines[a][of_a] = format!("{name}={number:#x}");
+            }
+            _ => {
+                let mut bytes = lines[a][of_a].clone().into_bytes();
+                random.mutate(&mut bytes);
+                lines[a][of_a] = String::from_utf8_lossy(&bytes).into_owned();
+            }
+        }
+    }
+    lines.iter().map(|line| line.join(" ") + "\n").collect()
+}
+
+#[test]
+fn imports_of_random_bytes_end_in_events_or_an_offset() {
+    for name in ["ring-v6.dat", "ring-v7.dat", "ring.txt"] {
+        let whole = std::fs::read(fixture("import").join(name)).unwrap();
+        let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{name}"));
+        cases(name, |random| {
+            let mut bytes = whole.clone();
+            random.mutate(&mut bytes);
+            std::fs::write(&scratch, &bytes).unwrap();
+            if let Err(error) = import(&scratch, bytes.len()) {
+                let is_named = matches!(
+                    error,
+                    ImportError::Foreign
+                        | ImportError::Empty
+                        | ImportError::Version { .. }
+                        | ImportError::Compression { .. }
+                        | ImportError::Clock { .. }
+                );
+                assert!(is_named || error.to_string().contains("byte "), "{error}");
+            }
+        });
+        std::fs::remove_file(&scratch).unwrap();
+    }
+}
+
+fn import(path: &Path, bytes: usize) -> Result<(), ImportError> {
+    let mut import = Import::open(path, &ImportOptions::default())?;
+    let mut batches = Vec::new();
+    let mut batch = Batch::default();
+    while import.next_batch(&mut batch)?.is_some() {
+        batches.push(std::mem::take(&mut batch));
+        assert!(batches.len() <= bytes, "more batches than bytes: an endless loop");
+    }
+    judge(import.setup(), &batches);
+    Ok(())
+}
+
+/// Lengths that claim gigabytes, read in a process that may take 400 MB of address space.
+#[test]
+fn lengths_that_lie_cost_no_memory() {
+    let whole = std::fs::read(fixture("fixtures/v1.kdt")).unwrap();
+    let frames_at = whole.windows(4).position(|window| window == FRAME_MAGIC).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-lengths");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    // The header's JSON, and every length of a frame's header, with its checksum made right.
+    let mut header = whole.clone();
+    header[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+    files.push((String::from("header"), header));
+    for (field, value) in
+        [(8, 15 << 20), (12, u32::MAX), (12, 15 << 20), (16, 65_536), (20, 16_384), (72, 4_096)]
+    {
+        let mut frame = whole.clone();
+        frame[frames_at + field..frames_at + field + 4].copy_from_slice(&u32::to_le_bytes(value));
+        let crc = crc32fast::hash(&frame[frames_at..frames_at + 84]);
+        frame[frames_at + 84..frames_at + 88].copy_from_slice(&crc.to_le_bytes());
+        files.push((format!("frame-{field}-{value}"), frame));
+    }
+    // A few hundred bytes that become 15 MB where 16 bytes are announced.
+    let bomb = zstd::bulk::compress(&vec![0_u8; 15 << 20], 19).unwrap();
+    let mut frame = whole[..frames_at].to_vec();
+    let head = FrameHead {
+        kind: FrameKind::Records,
+        payload_bytes: bomb.len() as u32,
+        plain_bytes: 16,
+        records: 65_536,
+        gaps: 0,
+        number: 0,
+        records_before: 0,
+        first_ts: Default::default(),
+        last_ts: Default::default(),
+        watermark: Default::default(),
+        ts_before: Default::default(),
+        payload_crc: crc32fast::hash(&bomb),
+        lanes: Vec::new(),
+    };
+    head.put(&mut frame);
+    frame.extend_from_slice(&bomb);
+    files.push((String::from("bomb"), frame));
+    for (name, bytes) in files {
+        let path = folder.join(&name).with_extension("kdt");
+        std::fs::write(&path, bytes).unwrap();
+        let limited = Command::new("prlimit")
+            .arg("--as=400000000")
+            .arg(env!("CARGO_BIN_EXE_kvmdirty-trace"))
+            .args(["check", "--json"])
+            .arg(&path)
+            .output();
+        let Ok(output) = limited else {
+            eprintln!("SKIPPED lengths that lie: prlimit (package util-linux) is missing");
+            return;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{name}: {} {errors}", output.status);
+        assert!(!errors.contains("memory allocation"), "{name}: {errors}");
+        if output.status.code() == Some(3) {
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_ne!(report["recording"]["damages_total"], 0, "{name}: nothing is told");
+        }
+    }
+}
