@@ -90,12 +90,47 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let document = table::document(&MUTANT_BASE.image()?.release, &rows);
     print!("{document}");
+    if !flags.names.is_empty() {
+        print!("{}", table::pages(&rows));
+    }
     if flags.names.is_empty() && rows.iter().all(|row| row.result.is_ok()) {
         let path = workspace::root().join(DOCUMENT);
         fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
     }
     let is_all_caught = rows.iter().all(Row::is_caught);
     Ok(if is_all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fetches and lays out what the mutants are built from.
+///
+/// # Errors
+///
+/// A package is gone from the mirror, or a build program is missing.
+pub fn prepare() -> Result<()> {
+    Tree::prepare().map(drop)
+}
+
+/// Builds, boots and judges some mutants; what is not as it should be, by name.
+///
+/// # Errors
+///
+/// Something cannot be fetched or built at all.
+pub fn complaints(names: &[&'static str]) -> Result<Vec<(&'static str, Vec<String>)>> {
+    let flags = Flags {
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        list: false,
+        build_only: false,
+        kept: false,
+        record: false,
+        seconds: 5,
+    };
+    let (tree, tool) = (Tree::prepare()?, payload::static_tool()?);
+    let complain = |mutant: &'static Mutant| {
+        let judged = boot(&tree, &tool, mutant, &flags).and_then(|()| judge(mutant));
+        let complaints = judged.map(|judgement| judgement.complaints(mutant));
+        (mutant.name, complaints.unwrap_or_else(|error| vec![format!("{error:#}")]))
+    };
+    Ok(wanted(&flags.names)?.into_iter().map(complain).collect())
 }
 
 fn wanted(names: &[String]) -> Result<Vec<&'static Mutant>> {

@@ -96,6 +96,24 @@ fn line(Row { mutant, result }: &Row) -> String {
     )
 }
 
+/// The lost pages of a run and what the tool said of each.
+pub fn pages(rows: &[Row]) -> String {
+    const PAGES_MAX: usize = 40;
+    let mut text = String::new();
+    for Row { mutant, result } in rows {
+        let Ok(judgement) = result else { continue };
+        let _ = writeln!(text, "\n{}, pages lost by content:", mutant.name);
+        for gfn in judgement.lost.iter().take(PAGES_MAX) {
+            let said = match judgement.named.get(gfn) {
+                Some(rules) => rules.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+                None => "NOT NAMED".to_owned(),
+            };
+            let _ = writeln!(text, "  gfn {gfn:#x}  {said}");
+        }
+    }
+    text
+}
+
 /// What else the tool said.
 fn beside(judgement: &Judgement, mutant: &Mutant) -> String {
     let counts = [

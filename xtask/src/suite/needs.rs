@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, path::Path};
 
 use anyhow::Error;
 
-use crate::{lab::kernel, tools};
+use crate::{lab::kernel, mutants, tools};
 
 /// A precondition.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ pub enum Need {
     ProbeToolchain,
     /// The emulator, a shell for it, and a kernel.
     Kernel(&'static str),
+    /// KVM's source, and what builds it.
+    KvmSource,
     /// A usable `/dev/kvm`.
     Kvm,
     /// Python with packages of PyPI.
@@ -48,6 +50,9 @@ impl Need {
                 .and_then(|_| tools::qemu::Qemu::find())
                 .map(drop)
                 .map_err(because("run on Debian 12 or later with access to a Debian mirror")),
+            Self::KvmSource => mutants::prepare().map_err(because(
+                "run on Debian 12 with access to a Debian mirror, and install gcc-12 and make",
+            )),
             Self::Kvm => {
                 OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop).map_err(
                     |error| Missing {

@@ -12,7 +12,7 @@ use crate::{
         machine::{self, Mmu, Output, Shape},
         payload::{Command, Job},
     },
-    process, tidy,
+    mutants, process, tidy,
 };
 
 /// One step.
@@ -89,6 +89,7 @@ pub const STEPS: [Step; 22] = [
         needs: &[Need::Kernel("7.3")],
         action: || traced::in_lab("7.3", Mmu::Tdp, "ring"),
     },
+    Step { name: "kernels broken on purpose", needs: &[Need::KvmSource], action: broken_kernels },
 ];
 
 /// A guest of our own, traced on this host.
@@ -169,6 +170,25 @@ fn boots(name: &str) -> Result<Tally> {
         run.whole.as_secs_f64(),
         run.retries
     )))
+}
+
+/// The mutants that run here: one for each step of the protocol. The others are a command of their
+/// own, `cargo xtask lab mutants`.
+const BROKEN: [&str; 4] =
+    ["healthy", "fast-fault-marks-first", "harvest-unflushed", "harvest-unprotected"];
+
+fn broken_kernels() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (name, complaints) in mutants::complaints(&BROKEN)? {
+        if complaints.is_empty() {
+            tally.passed += 1;
+        } else {
+            tally.failed += 1;
+            println!("{name}: {}", complaints.join("; "));
+        }
+    }
+    tally.note = BROKEN.join(", ");
+    Ok(tally)
 }
 
 #[cfg(test)]
