@@ -39,3 +39,7 @@ mod healthy;
 mod miss;
 
 mod deliver;
+
+mod removal;
+
+mod orders;

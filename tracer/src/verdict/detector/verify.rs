@@ -152,9 +152,12 @@ impl Detector {
             if is_reset && self.ctx.rules.is_on(RuleId::K06) { RuleId::K06 } else { RuleId::K05 };
         for bit in bits(word.mask & word.protected) {
             let gfn = Gfn(word.first.0 + bit);
+            // A mark that may have come behind the xchg reports the page again, whatever the TLBs hold.
+            let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
+            let is_clean = matches!(page.report, Report::Clean | Report::Unknown);
             let case = Case {
                 rule,
-                verdict,
+                verdict: if is_clean { verdict } else { Verdict::AtRisk },
                 vm: ioctl.vm,
                 slot: Some(word.slot),
                 gfn: Some(gfn),
