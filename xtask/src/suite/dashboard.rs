@@ -118,8 +118,11 @@ pub fn of_a_hazard() -> Result<Tally> {
     let mut checks = Checks::default();
     let terminal = start(&[])?;
     terminal.press(&["Enter"])?;
-    let columns = ["witness", "harvester", "vcpu0", "takes the bit", "order known"];
+    let columns = ["witness", "harvester", "vcpu0", "takes the bit", "more lines"];
     checks.add(terminal.wait_for(&columns), "the witness has a column per thread")?;
+    terminal.press(&["G"])?;
+    let orders = ["order known", "either may come first", "the page is lost"];
+    checks.add(terminal.wait_for(&orders), "its end says what is ordered, and what is not")?;
     terminal.press(&["x"])?;
     checks.add(terminal.wait_for(&["mark-before-writable", "Kernel:"]), "x explains the rule")?;
     terminal.press(&["Escape", "e"])?;
@@ -153,11 +156,11 @@ pub fn of_a_hazard() -> Result<Tally> {
 fn suspension(terminal: &Terminal, checks: &mut Checks) -> Result<()> {
     terminal.press(&["C-z"])?;
     let stopped = terminal.wait("the ordinary screen", |screen| {
-        screen.contains("before the dashboard") && !screen.contains("K02")
+        screen.contains("before the dashboard") && !screen.contains("dropped 0")
     });
     checks.add(stopped, "Ctrl-Z gives the terminal back")?;
     terminal.signal("CONT")?;
-    checks.add(terminal.wait_for(&["K02", "witness"]), "SIGCONT draws anew")
+    checks.add(terminal.wait_for(&["dropped 0", "x rule"]), "SIGCONT draws anew")
 }
 
 /// A live guest: figures move, the screen can be frozen, a page be followed.
