@@ -55,29 +55,18 @@ pub struct Check {
 #[derive(Debug, Clone, Deserialize)]
 pub struct HarvestTime {
     /// Without anything attached to it.
-    pub untraced: Option<Times>,
+    pub untraced: Option<Side>,
     /// Traced.
-    pub traced: Times,
+    pub traced: Side,
+    /// What tracing added per page.
+    pub added_ns_per_page: Option<f64>,
 }
 
-/// Times per ioctl.
+/// One of the two.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Times {
-    /// `KVM_GET_DIRTY_LOG`.
-    pub get: Option<Quantiles>,
-    /// `KVM_CLEAR_DIRTY_LOG`.
-    pub clear: Option<Quantiles>,
-    /// `KVM_RESET_DIRTY_RINGS`.
-    pub reset: Option<Quantiles>,
-}
-
-/// A set of durations.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Quantiles {
-    /// Half of them took no longer.
-    pub median_ns: u64,
-    /// 99 of 100 took no longer.
-    pub p99_ns: u64,
+pub struct Side {
+    /// Time inside the harvest ioctls per page they reported.
+    pub ns_per_page: Option<f64>,
 }
 
 /// Counts by verdict.

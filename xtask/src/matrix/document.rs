@@ -39,8 +39,8 @@ pub fn section(kernel: &Kernel, rows: &[Row], missing: &[Cell]) -> Result<String
     text += &table::self_check(rows);
     text += "\nEvents by kind, over all runs:\n\n";
     text += &table::fired(rows);
-    text +=
-        "\nHarvest ioctls of the plain guests, median (and 99th percentile) in microseconds:\n\n";
+    text += "\nNanoseconds inside the harvest ioctls per page they reported, plain guests (emulated: a kprobe costs\n\
+             microseconds, and the harvester waits for its CPU in between):\n\n";
     text += &table::times(rows);
     let (cells, lines) = paths::lines(rows)?;
     if !cells.is_empty() {

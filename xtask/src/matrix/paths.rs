@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// A guest that takes paths the plain ones do not: its name, mode and flags.
-const GUESTS: [(&str, &str, &str); 8] = [
+const GUESTS: [(&str, &str, &str); 9] = [
     ("zap", "get", "--workload zap --backing memfd"),
     ("huge-eager", "get", "--huge-pages"),
     ("huge-lazy", "manual-initset", "--huge-pages --clear-chunk 64"),
-    ("clocks", "get", "--workload kvm-clock,steal-time,pv-eoi"),
+    ("clocks", "get", "--workload kvm-clock,steal-time"),
+    ("pv-eoi", "get", "--workload pv-eoi --batch 64"),
     ("emulated", "get", "--workload crossing,exchange,forced-emulation"),
     ("slots", "get", "--slots 3 --workload move-slot,recreate-slot,second-vm"),
     ("smm", "get", "--workload smm"),
@@ -92,7 +93,7 @@ const PATHS: [Path; 19] = [
     },
     Path {
         name: "PV-EOI",
-        guest: "clocks",
+        guest: "pv-eoi",
         evidence: "host writes by kvm_write_guest_offset_cached",
         count: |events| writes(events, "cached"),
     },

@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::{Row, mmu_name};
-use crate::lab::{
-    machine::Mmu,
-    report::{Report, Times},
-};
+use crate::lab::{machine::Mmu, report::Report};
 
 const MMUS: [Mmu; 3] = [Mmu::Tdp, Mmu::Shadow, Mmu::Npt0];
 
@@ -133,47 +130,29 @@ pub fn fired(rows: &[Row]) -> String {
     by_mmu("event", &lines)
 }
 
-/// Harvest ioctls with and without the tool.
+/// Time inside the harvest ioctls per page they reported, with and without the tool.
 pub fn times(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| mmu | CPUs | mode | vCPUs | ioctl | untraced | traced | added, median |\n\
-         |---|--:|---|--:|---|--:|--:|--:|\n",
+        "| mmu | CPUs | mode | vCPUs | untraced | traced | added |\n|---|--:|---|--:|--:|--:|--:|\n",
     );
+    let shown = |ns: Option<f64>| ns.map_or("-".to_owned(), |ns| format!("{ns:.0}"));
     for row in rows.iter().filter(|row| row.guest.name == row.guest.mode) {
         let Ok(report) = &row.result else { continue };
-        let (traced, untraced) = (&report.harvest_time.traced, &report.harvest_time.untraced);
-        for (name, of) in IOCTLS {
-            let Some(with) = of(traced) else { continue };
-            let micro = |ns: u64| ns as f64 / 1e3;
-            let shown = |times: &crate::lab::report::Quantiles| {
-                format!("{:.0} ({:.0})", micro(times.median_ns), micro(times.p99_ns))
-            };
-            let without = untraced.as_ref().and_then(of);
-            let added = without.map_or("-".to_owned(), |without| {
-                format!("{:+.0}", micro(with.median_ns) - micro(without.median_ns))
-            });
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {name} | {} | {} | {added} |",
-                mmu_name(row.cell.mmu),
-                row.cell.cpus,
-                row.guest.mode,
-                row.guest.vcpus,
-                without.map_or("-".to_owned(), shown),
-                shown(with)
-            );
-        }
+        let time = &report.harvest_time;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            mmu_name(row.cell.mmu),
+            row.cell.cpus,
+            row.guest.mode,
+            row.guest.vcpus,
+            shown(time.untraced.as_ref().and_then(|side| side.ns_per_page)),
+            shown(time.traced.ns_per_page),
+            shown(time.added_ns_per_page),
+        );
     }
     text
 }
-
-type Of = fn(&Times) -> Option<&crate::lab::report::Quantiles>;
-
-const IOCTLS: [(&str, Of); 3] = [
-    ("get", |times| times.get.as_ref()),
-    ("clear", |times| times.clear.as_ref()),
-    ("reset", |times| times.reset.as_ref()),
-];
 
 /// What a guest was told to do and could not.
 pub fn skipped(rows: &[Row]) -> String {
