@@ -102,6 +102,8 @@ pub struct Oracle {
     pub lost_pages: u64,
     /// Pages compared.
     pub compared: u64,
+    /// How the demo ended, verdicts and content joined.
+    pub exit_status: u8,
 }
 
 /// The guest's own report.
@@ -145,6 +147,9 @@ pub struct LostPage {
     /// That word as the last harvest that reported the page left it.
     pub copied: u64,
 }
+
+/// The exit status of a trace with gaps.
+const INCONCLUSIVE: u8 = 3;
 
 /// Kinds of events without which nothing can be judged; every harvested guest causes them.
 const CORE: [&str; 3] = ["ioctl-end", "slot-state", "run-end"];
@@ -190,6 +195,9 @@ impl Report {
             .collect();
         if self.harvests == 0 {
             complaints.push("no harvest seen".to_owned());
+        }
+        if complaints.is_empty() && self.oracle.exit_status == INCONCLUSIVE {
+            complaints.push("inconclusive: a record came out of order".to_owned());
         }
         for Check { operation, inside, exits, .. } in
             self.self_check.iter().filter(|check| check.state == "silent")
