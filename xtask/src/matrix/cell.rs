@@ -115,7 +115,12 @@ impl Cell {
         let release = fs::read_to_string(self.folder().join("release")).unwrap_or_default();
         let row = |guest: Guest| {
             let report = self.folder().join("out").join(format!("{}.json", guest.file()));
-            let result = Report::read(&report).map_err(|error| format!("{error:#}"));
+            let result = if report.is_file() {
+                // Only the cause: the document names no path of the machine it was made on.
+                Report::read(&report).map_err(|error| error.root_cause().to_string())
+            } else {
+                Err("it left no report".to_owned())
+            };
             Row { cell: *self, guest, release: release.clone(), result }
         };
         self.guests().into_iter().map(row).collect()
