@@ -43,7 +43,8 @@ pub struct Flags {
     /// Build the modules and boot nothing.
     #[arg(long)]
     build_only: bool,
-    /// Boot nothing: judge again what the last run of each left in target/lab/mutants.
+    /// Boot nothing: judge again what the last run of each left in target/lab/mutants. The document
+    /// then says which mutants have no result.
     #[arg(long, conflicts_with_all = ["build_only", "record"])]
     kept: bool,
     /// Also keep each run's recording, in target/lab/mutants/NAME/out.
@@ -76,7 +77,10 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
             continue;
         }
         let ran = lab.iter().try_for_each(|(tree, tool)| boot(tree, tool, mutant, flags));
-        let result = ran.and_then(|()| judge(mutant)).map_err(|error| format!("{error:#}"));
+        let result = ran.and_then(|()| judge(mutant)).map_err(|error| match flags.kept {
+            true => "no result of this version is kept".to_owned(),
+            false => format!("{error:#}"),
+        });
         let row = Row { mutant, result };
         eprintln!(
             "mutant {}: {}",
@@ -93,7 +97,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     if !flags.names.is_empty() {
         print!("{}", table::pages(&rows));
     }
-    if flags.names.is_empty() && rows.iter().all(|row| row.result.is_ok()) {
+    if flags.names.is_empty() && (flags.kept || rows.iter().all(|row| row.result.is_ok())) {
         let path = workspace::root().join(DOCUMENT);
         fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
     }
