@@ -5,7 +5,7 @@ use kvmdirty_trace::export::report::{DamageRow, Judged, Provenance, html, markdo
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::summary::Summary;
 use kvmdirty_trace::trace::litmus::Litmus;
-use kvmdirty_trace::verdict::{Edge, EdgeKind, Finding, Step, Witness};
+use kvmdirty_trace::verdict::{Edge, EdgeKind, Finding, Step, Verdict, Witness};
 
 /// A harvest that takes a page's bit and leaves its SPTE writable.
 const RACE: &str = include_str!("litmus/harvest-leaves-writable.litmus");
@@ -34,6 +34,7 @@ fn judged() -> (Summary, Setup) {
         ..Witness::default()
     };
     summary.findings = vec![finding.into()];
+    summary.harvests[0].worst = Some(Verdict::Lost);
     (summary, pipeline.setup().clone())
 }
 
