@@ -403,19 +403,29 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::event::Nanos;
+    use crate::event::{Kind, Nanos, RawEvent};
     use crate::trace::litmus::Litmus;
 
-    /// Delivers a race once, then nothing until it has been kept.
+    /// Delivers a race once, then a vCPU that enters KVM_RUN again and again: a hazard is told when time has passed.
     struct Race {
         batch: Option<Batch>,
         watermark: Nanos,
+        entries: u32,
     }
 
     impl Drain for Race {
         fn drain(&mut self) -> Result<Batch> {
-            let batch = self.batch.take().unwrap_or_default();
+            let mut batch = self.batch.take().unwrap_or_default();
             self.watermark = Nanos(self.watermark.0.max(batch.watermark.0) + 1_000_000);
+            batch.records.push(RawEvent {
+                ts_ns: self.watermark.0,
+                tid: 77,
+                cpu: 77,
+                kind: Kind::RunBegin as u8,
+                seq: self.entries,
+                ..RawEvent::default()
+            });
+            self.entries += 1;
             Ok(Batch { watermark: self.watermark, ..batch })
         }
 
@@ -451,7 +461,7 @@ mod tests {
     fn a_hazard_reaches_the_recorder_while_the_trace_runs() {
         let text = include_str!("../../tests/litmus/harvest-leaves-writable.litmus");
         let Litmus { setup, batch, .. } = Litmus::read(text).unwrap();
-        let source = Race { batch: Some(batch), watermark: Nanos(0) };
+        let source = Race { batch: Some(batch), watermark: Nanos(0), entries: 0 };
         let log = Log::default();
         let tee: Box<dyn Tee> = Box::new(log.clone());
         let (capture, _feed) = Capture::start(source, Some(tee), setup, Facts::default());
