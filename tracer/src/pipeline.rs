@@ -94,7 +94,8 @@ impl Pipeline {
         if let Some(findings) = detector.take_findings() {
             summary.findings = findings;
         }
-        if summary.harvests_total != detector.harvests_total() {
+        let is_changed = detector.take_harvests_changed();
+        if is_changed || summary.harvests_total != detector.harvests_total() {
             summary.harvests_total = detector.harvests_total();
             summary.harvests.clone_from(detector.harvests());
         }

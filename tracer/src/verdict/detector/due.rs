@@ -10,7 +10,7 @@
 
 use crate::event::{Gfn, Nanos, Span};
 use crate::order::Ordinal;
-use crate::verdict::{LookAlike, UnknownCause, Verdict, Window};
+use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window};
 
 use super::slot::Opening;
 use super::thread::Suspect;
@@ -91,10 +91,19 @@ impl Detector {
             && self.ctx.spool.event(changed).is_some_and(|change| {
                 change.span.lo.0 <= event.span.hi.0.saturating_add(self.ctx.epsilon_ns)
             });
-        if is_near {
+        let verdict = if is_near {
             self.unknown_page((vm, slot, gfn), UnknownCause::WithinEpsilon);
+            Verdict::Unknown
         } else {
             self.report_unprotected(At { ordinal: returned, event: &event }, vm, suspect, verdict);
+            verdict
+        };
+        let mut harvests = self.harvests.iter_mut().rev();
+        let is_own =
+            |harvest: &&mut Harvest| harvest.tid == event.tid && harvest.end == event.span.hi;
+        if let Some(harvest) = harvests.find(is_own) {
+            harvest.worst = harvest.worst.max(Some(verdict));
+            self.harvests_changed = true;
         }
     }
 }

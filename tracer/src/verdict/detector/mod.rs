@@ -70,6 +70,8 @@ pub struct Detector {
     followed: Option<Vec<Window>>,
     harvests: VecDeque<Harvest>,
     harvests_total: u64,
+    /// A harvest that was published got a worse verdict since.
+    harvests_changed: bool,
     /// Pages that may still get state of their own.
     budget: u64,
     limit_reached: Option<Nanos>,
@@ -199,6 +201,7 @@ impl Detector {
             followed: None,
             harvests: VecDeque::new(),
             harvests_total: 0,
+            harvests_changed: false,
             budget: setup.limits.pages_max,
             limit_reached: None,
             due: VecDeque::new(),

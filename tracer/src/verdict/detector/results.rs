@@ -70,6 +70,11 @@ impl Detector {
         &self.harvests
     }
 
+    /// A harvest that was handed out has got a worse verdict since the last call.
+    pub(crate) fn take_harvests_changed(&mut self) -> bool {
+        std::mem::take(&mut self.harvests_changed)
+    }
+
     /// Harvests in all.
     #[must_use]
     pub const fn harvests_total(&self) -> u64 {
