@@ -109,6 +109,8 @@ pub struct Host {
     /// Where the bytes come from (kernel) and go to (user).
     pub data: u64,
     pub hva: u64,
+    /// The `gfn_to_hva_cache` it goes through, 0 if none: the writer refreshes one that has become stale.
+    pub cache: u64,
     /// Flags of the evidence taken at the nested mark; bit 7: the bytes were the same before.
     pub flags: u64,
 }

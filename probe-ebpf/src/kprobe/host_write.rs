@@ -32,6 +32,7 @@ struct Write {
     slot: u64,
     data: u64,
     hva: u64,
+    cache: u64,
 }
 
 #[inline(always)]
@@ -52,6 +53,7 @@ fn open(write: &Write) {
     host.slotref = Slot::read(write.slot).slotref;
     host.data = write.data;
     host.hva = write.hva;
+    host.cache = write.cache;
     host.flags = match shows_data(host) {
         Some(true) => SAME_BEFORE,
         Some(false) | None => 0,
@@ -75,6 +77,18 @@ fn shows_data(host: &Host) -> Option<bool> {
     Some((data ^ guest) & mask == 0)
 }
 
+/// The cache was stale at the entry: the bytes looked at then are not those that are written.
+///
+/// `kvm_write_guest_offset_cached()` initializes the cache anew if the memslots have changed since.
+#[inline(always)]
+fn is_refreshed(host: &Host) -> bool {
+    if host.cache == 0 {
+        return false;
+    }
+    let offset = host.gpa - field_or_0(host.cache, offset!(ghc_gpa));
+    field_or_0(host.cache, offset!(ghc_hva)) + offset != host.hva
+}
+
 /// A mark of `gfn` is entered on this thread.
 #[inline(always)]
 pub fn at_mark(host: &mut Host, gfn: u64) {
@@ -89,7 +103,7 @@ pub fn at_mark(host: &mut Host, gfn: u64) {
         return;
     }
     host.flags |= MARKED;
-    if host.flags & SAME_BEFORE != 0 {
+    if host.flags & SAME_BEFORE != 0 || is_refreshed(host) {
         return;
     }
     host.flags |= match shows_data(host) {
@@ -121,6 +135,7 @@ pub fn write_page(ctx: ProbeContext) -> u32 {
         slot,
         data,
         hva,
+        cache: 0,
     });
     0
 }
@@ -139,6 +154,7 @@ pub fn write_cached(ctx: ProbeContext) -> u32 {
         slot: field_or_0(cache, offset!(ghc_memslot)),
         data: ctx.arg(2).unwrap_or(0),
         hva: if hva == 0 { 0 } else { hva + offset },
+        cache,
     });
     0
 }
@@ -166,6 +182,7 @@ pub fn unmap_map(ctx: ProbeContext) -> u32 {
         slot: 0,
         data: 0,
         hva: 0,
+        cache: 0,
     });
     0
 }
@@ -181,6 +198,7 @@ pub fn cmpxchg(ctx: ProbeContext) -> u32 {
         slot: 0,
         data: 0,
         hva: 0,
+        cache: 0,
     });
     0
 }
@@ -213,7 +231,7 @@ pub fn pvclock(_: ProbeContext) -> u32 {
 /// A writer that may write nothing, and whose page only its mark names.
 #[inline(always)]
 fn open_unplaced(kvm: u64, writer: u8) {
-    open(&Write { kvm, writer, gpa: 0, bytes: 0, slot: 0, data: 0, hva: 0 });
+    open(&Write { kvm, writer, gpa: 0, bytes: 0, slot: 0, data: 0, hva: 0, cache: 0 });
 }
 
 #[inline(always)]
@@ -255,6 +273,9 @@ fn close(failed: bool) {
     // Nothing was written as far as can be told: no page was named.
     if host.gpa == 0 {
         return;
+    }
+    if host.cache != 0 {
+        host.slotref = Slot::read(field_or_0(host.cache, offset!(ghc_memslot))).slotref;
     }
     emit::page(
         Hook::HostWrite,
