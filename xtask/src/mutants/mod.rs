@@ -173,7 +173,7 @@ fn boot(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<()> 
     };
     let Mutant { mmu, .. } = *mutant;
     let shape = Shape { mmu, cpus: CPUS, memory_mib: MEMORY_MIB, timeout_s: TIMEOUT_S };
-    machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
+    machine::run_guest(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {
     let words = ["kvmdirty-trace"].iter().chain(&words).map(|&word| word.to_owned());
     let job = Job::with_tool(payload::Command::Program(words.collect()))?;
     let shape = Shape { mmu, ..SHAPE };
-    let run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
+    let run = machine::run_guest(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
     ensure!(
         run.status == 0,
