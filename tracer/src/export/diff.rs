@@ -13,11 +13,12 @@ use serde::Serialize;
 pub use conclusion::Conclusion;
 
 use self::conclusion::conclude;
-use super::report::figures::{nth_percentile, percentile};
+use super::report::count_row::{VerdictRow, WindowRow};
+use super::report::figures::nth_percentile;
 use crate::event::{IoctlOp, Setup};
 use crate::outcome::Outcome;
 use crate::summary::{Harvest, Summary};
-use crate::verdict::{Finding, RuleId, Verdict, VerdictCounts, Window, WindowKind};
+use crate::verdict::{Finding, RuleId, Verdict, WindowKind};
 
 /// Version of the document; a key may be added without a new one.
 pub const DIFF_VERSION: u32 = 1;
@@ -71,19 +72,10 @@ struct SideRow {
     gaps: u64,
     integrity_violations: u64,
     harvests: u64,
-    verdicts: Counts,
+    verdicts: VerdictRow,
     /// Findings that the list below cannot tell of, because it is bounded.
     findings_unlisted: u64,
     rules_off: BTreeSet<&'static str>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Counts {
-    lost: u64,
-    at_risk: u64,
-    exposed: u64,
-    safe: u64,
-    unknown: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,17 +109,6 @@ struct CostRow {
     ioctl_max_ns: Option<u64>,
 }
 
-/// Windows of one kind; percentiles are upper bounds of powers of two, in nanoseconds.
-#[derive(Debug, Serialize)]
-struct WindowRow {
-    closed: u64,
-    open: u64,
-    with_harvest: u64,
-    p50_ns: Option<u64>,
-    p99_ns: Option<u64>,
-    longest_ns: Option<u64>,
-}
-
 impl Diff {
     /// Compares two judged traces.
     #[must_use]
@@ -141,7 +122,7 @@ impl Diff {
             (super::event_row::op_name(op), Pair { before: cost(before), after: cost(after) })
         });
         let windows = WindowKind::ALL.into_iter().map(|kind| {
-            let row = |side: &Side<'_>| WindowRow::new(side.summary, kind);
+            let row = |side: &Side<'_>| WindowRow::new(side.summary.windows(kind));
             (kind.name(), Pair { before: row(before), after: row(after) })
         });
         Self {
@@ -224,7 +205,6 @@ fn only_in(one: &Summary, other: &Summary) -> (Vec<HazardRow>, u64) {
 impl SideRow {
     fn new(side: &Side<'_>) -> Self {
         let Side { name, summary, setup } = *side;
-        let VerdictCounts { lost, at_risk, exposed, safe, unknown } = summary.verdicts;
         Self {
             file: name.to_owned(),
             kernel: setup.kernel.clone(),
@@ -237,7 +217,7 @@ impl SideRow {
             gaps: summary.gaps_total,
             integrity_violations: summary.integrity_total,
             harvests: summary.harvests_total,
-            verdicts: Counts { lost, at_risk, exposed, safe, unknown },
+            verdicts: VerdictRow::new(&summary.verdicts),
             findings_unlisted: summary.findings_total.saturating_sub(summary.findings.len() as u64),
             rules_off: rules_off(summary),
         }
@@ -272,20 +252,6 @@ impl CostRow {
             ioctl_p90_ns: percentile(90),
             ioctl_p99_ns: percentile(99),
             ioctl_max_ns: percentile(100),
-        }
-    }
-}
-
-impl WindowRow {
-    fn new(summary: &Summary, kind: WindowKind) -> Self {
-        let stats = summary.windows(kind);
-        Self {
-            closed: stats.closed,
-            open: stats.open,
-            with_harvest: stats.with_harvest,
-            p50_ns: percentile(stats, 50),
-            p99_ns: percentile(stats, 99),
-            longest_ns: stats.longest.first().and_then(Window::open_for_ns),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::event::Evidence;
 use crate::event::{Gfn, Nanos, Operation, SlotId, Tid, VmId};
-use crate::verdict::Witness;
+use crate::verdict::{VerdictCounts, Witness};
 
 fn summary(safe: u64) -> Summary {
     let harvest = Harvest {

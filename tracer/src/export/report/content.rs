@@ -8,6 +8,7 @@ use super::drawing::draw;
 use super::figures::{micro, nth_percentile, percentile, utc};
 use super::provenance::{Judged, Provenance};
 use crate::event::{Evidence, IoctlOp};
+use crate::export::event_row::op_name;
 use crate::outcome::Outcome;
 use crate::summary::{Harvest, Summary, VmSummary};
 use crate::verdict::rule::RuleSet;
@@ -208,18 +209,6 @@ fn windows(blocks: &mut Vec<Block>, summary: &Summary) {
     }
     if !table.rows.is_empty() {
         blocks.extend([Block::Section(Section::Windows), Block::Table(table)]);
-    }
-}
-
-/// The ioctl's name in reports.
-#[must_use]
-pub const fn op_name(op: IoctlOp) -> &'static str {
-    match op {
-        IoctlOp::GetDirtyLog => "get",
-        IoctlOp::ClearDirtyLog => "clear",
-        IoctlOp::ResetDirtyRings => "reset",
-        IoctlOp::SetMemory => "set-memory",
-        IoctlOp::EnableCap => "enable-cap",
     }
 }
 

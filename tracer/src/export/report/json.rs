@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::check::CheckRow;
-use super::figures::percentile;
+use super::count_row::{VerdictRow, WindowRow};
 use super::finding_row::FindingRow;
 use super::provenance::{Judged, Provenance};
 use crate::event::Gap;
 use crate::outcome::Outcome;
-use crate::summary::{Harvest, Summary, VerdictCounts, WindowStats};
+use crate::summary::{Harvest, Summary};
 use crate::verdict::{Finding, Verdict, WindowKind};
 
 /// Version of the document; a key may be added without a new one.
@@ -110,25 +110,6 @@ struct RuleOffRow {
     rule: &'static str,
     operation: &'static str,
     evidence: crate::event::Evidence,
-}
-
-#[derive(Debug, Serialize)]
-struct VerdictRow {
-    lost: u64,
-    at_risk: u64,
-    exposed: u64,
-    safe: u64,
-    unknown: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct WindowRow {
-    closed: u64,
-    open: u64,
-    with_harvest: u64,
-    p50_ns: Option<u64>,
-    p99_ns: Option<u64>,
-    longest_ns: Option<u64>,
 }
 
 impl Document {
@@ -270,7 +251,7 @@ impl HarvestRow {
             id: harvest.id,
             vm: harvest.vm.to_string(),
             slot: harvest.slot.to_string(),
-            op: super::op_name(harvest.op),
+            op: crate::export::event_row::op_name(harvest.op),
             iteration: harvest.iteration,
             begin_ns: harvest.begin.0,
             ioctl_ns: harvest.end.since(harvest.begin),
@@ -281,26 +262,6 @@ impl HarvestRow {
             flush_counter_moved: harvest.flush_counter_moved,
             is_complete: harvest.is_complete,
             worst: harvest.worst.map(Verdict::name),
-        }
-    }
-}
-
-impl VerdictRow {
-    fn new(counts: &VerdictCounts) -> Self {
-        let VerdictCounts { lost, at_risk, exposed, safe, unknown } = *counts;
-        Self { lost, at_risk, exposed, safe, unknown }
-    }
-}
-
-impl WindowRow {
-    fn new(stats: &WindowStats) -> Self {
-        Self {
-            closed: stats.closed,
-            open: stats.open,
-            with_harvest: stats.with_harvest,
-            p50_ns: percentile(stats, 50),
-            p99_ns: percentile(stats, 99),
-            longest_ns: stats.longest.first().and_then(crate::verdict::Window::open_for_ns),
         }
     }
 }

@@ -11,6 +11,7 @@ mod block;
 mod drawing;
 
 mod content;
+pub(in crate::export) mod count_row;
 mod finding_row;
 
 pub mod html;
@@ -19,6 +20,5 @@ pub mod markdown;
 pub mod schema;
 pub mod text;
 
-pub use content::op_name;
 pub use json::{Document, finding_json};
 pub use provenance::{DamageRow, Judged, Provenance};

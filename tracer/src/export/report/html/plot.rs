@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::escaped;
 use crate::event::{IoctlOp, SlotId, VmId};
-use crate::export::report::op_name;
+use crate::export::event_row::op_name;
 use crate::summary::{HISTOGRAM_BUCKETS, Harvest, HeatCell, SlotSummary, Summary};
 use crate::verdict::{Verdict, WindowKind};
 
