@@ -117,11 +117,24 @@ impl Detector {
         if word.mask & bit != 0 && word.protected & bit == 0 {
             self.judge_left(at, vm, opening, word);
         }
+        self.judge_between(at, vm, opening, word);
+    }
+
+    /// K02: the word came between the fault's mark and its store.
+    pub(super) fn judge_between(
+        &mut self,
+        at: At<'_>,
+        vm: usize,
+        opening: &Opening,
+        word: &WordSeen,
+    ) {
+        let Some(bit) = word.bit_of(opening) else { return };
         if word.mask & bit == 0 || !self.ctx.rules.is_on(RuleId::K02) {
             return;
         }
         let verdict = match self.pair_verdict(vm, opening, word, bit) {
             Ok(Verdict::Safe) => return,
+            _ if self.is_pair_deferred(vm, opening, word) => return,
             Ok(verdict) => verdict,
             Err(cause) => {
                 self.unknown_page((vm, opening.slot, opening.gfn), cause);
@@ -161,6 +174,10 @@ impl Detector {
         if opening.is_doubtful {
             return Err(UnknownCause::WithinEpsilon);
         }
+        if matches!(opening.mark.word, MarkWord::Ring(_)) && opening.mark.vcpu.is_none() {
+            // Whose ring it is was not seen, so not when its entry was popped.
+            return Err(UnknownCause::BeforeAttach);
+        }
         if marked == Known::Yes && stored == Known::Yes {
             let is_reported = matches!(page.report, Report::Marked | Report::Maybe);
             return Ok(if is_reported { Verdict::AtRisk } else { Verdict::Lost });
@@ -175,6 +192,9 @@ impl Detector {
         let epsilon = self.ctx.epsilon_ns;
         let mark = &opening.mark;
         let slot = &self.vms[vm].slots[opening.slot];
+        if self.is_entry_left(vm, mark) {
+            return Known::No;
+        }
         let by_time = Known::by_time(mark.span, word.xchg, epsilon);
         let re_read = match mark.word {
             MarkWord::Bitmap(bits) => slot.bit(mark.gfn, bits),

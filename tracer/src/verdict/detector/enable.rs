@@ -1,6 +1,6 @@
 //! Logging turned on and off: what was left writable (K15), not flushed (K05), or unread (K11).
 
-use crate::event::{EventKind, Gfn, IoctlOp, Operation, Span};
+use crate::event::{EventKind, Gfn, Operation, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
@@ -335,63 +335,5 @@ impl Detector {
             }
         });
         self.ledger.judge(verdict, at.event.span.hi, pages - 1);
-    }
-
-    /// K14: CLEAR takes bits that no GET has read.
-    pub(super) fn judge_unread(&mut self, at: At<'_>, word: &WordSeen, ioctl: &OpenIoctl) {
-        let vm = ioctl.vm;
-        let slot = &self.vms[vm].slots[word.slot];
-        let is_judged = ioctl.op.op == IoctlOp::ClearDirtyLog
-            && self.ctx.rules.is_on(RuleId::K14)
-            && (slot.last_get.is_some() || slot.committed.is_some());
-        if !is_judged {
-            return;
-        }
-        let slot_get = slot.last_get;
-        let returned = slot_get.map_or(0, |get| get.hi.0);
-        let newest = self.ctx.spool.newest();
-        for bit in bits(word.mask) {
-            let gfn = Gfn(word.first.0.wrapping_add(bit));
-            let page = self.vms[vm].slots[word.slot].pages.get(gfn);
-            let mark = page.mark.ordinal(newest);
-            let may_be_earlier = page.has(page_flag::INITIALLY_SET | page_flag::FIRST_UNSURE);
-            if page.report != Report::Marked || may_be_earlier {
-                continue;
-            }
-            let Some(event) = self.ctx.spool.event(mark) else { continue };
-            if event.span.lo.0 <= returned.saturating_add(self.ctx.epsilon_ns) {
-                let begun = slot_get.map_or(0, |get| get.lo.0);
-                if begun <= event.span.hi.0.saturating_add(self.ctx.epsilon_ns) {
-                    // Whether the GET that ran meanwhile has read the bit, no record of this plan shows.
-                    let cause = UnknownCause::NotObserved(Operation::HarvestWord);
-                    self.unknown_page((vm, word.slot, gfn), cause);
-                }
-                continue;
-            }
-            if self.ctx.has_gap_since(event.span.lo) || mark < self.ctx.known_since {
-                self.ledger.unknown(UnknownCause::Dropped, 1);
-                continue;
-            }
-            self.report_unread(at, vm, word.slot, gfn, mark);
-        }
-    }
-
-    fn report_unread(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {
-        let verdict = if self.ctx.is_final { Verdict::Lost } else { Verdict::Exposed };
-        let case = Case {
-            rule: RuleId::K14,
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
-        let records = [(mark, "marks the page after the last GET"), (at.ordinal, "clears the bit")];
-        self.report(case, &records, || {
-            format!("CLEAR took the bit of gfn {gfn}, which was set only after the last GET had returned")
-        });
     }
 }

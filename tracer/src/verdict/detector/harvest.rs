@@ -89,6 +89,7 @@ impl Detector {
             thread.closings.clear();
             self.close_harvest(&ioctl);
             self.ledger.unknown(UnknownCause::Dropped, ioctl.pages.taken);
+            self.abandon_ring_pairs(ioctl.vm, UnknownCause::Dropped);
         }
     }
 

@@ -32,9 +32,7 @@ impl Detector {
         }
         let Opening { slot, gfn, ordinal, .. } = *opening;
         let suspect = Suspect { slot, gfn, word: word.ordinal, since: ordinal, is_popped: false };
-        let harvester = self.threads.iter().position(|thread| {
-            thread.ioctl.is_some() && thread.words.iter().any(|taken| taken.ordinal == word.ordinal)
-        });
+        let harvester = self.threads.iter().position(|thread| thread.is_taking(word));
         if let Some(place) = harvester {
             // Until the ioctl returns, it may still protect the page.
             self.threads.get_mut(place).suspects.push(suspect);

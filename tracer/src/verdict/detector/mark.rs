@@ -28,6 +28,7 @@ impl Detector {
             span: at.event.span,
             spte,
             word,
+            vcpu: self.threads.get_mut(place).vcpu,
             is_logged: slot.logging,
             in_fast,
             is_claimed: false,

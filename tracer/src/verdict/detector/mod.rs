@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` (faults and harvest words),
-//! `lock`, `harvest`, `returned` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring` and
+//! `lock`, `harvest`, `returned` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring`, `ring_pair` and
 //! `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM;
 //! nothing grows with the trace.
 
@@ -33,10 +33,12 @@ mod residue;
 mod results;
 mod returned;
 mod ring;
+mod ring_pair;
 mod slot;
 mod spte_set;
 mod thread;
 mod tlb;
+mod unread;
 mod verify;
 
 use std::collections::VecDeque;

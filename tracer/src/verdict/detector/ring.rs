@@ -38,6 +38,7 @@ impl Detector {
             ordinal: at.ordinal,
             span: at.event.span,
             word: MarkWord::Ring(index),
+            vcpu: Some(vcpu),
             is_logged: true,
             is_claimed: false,
             ..PendingMark::default()
@@ -79,15 +80,7 @@ impl Detector {
 
     /// `index` is the ring's `dirty_index` after the push.
     fn log_push(&mut self, vm: usize, vcpu: VcpuId, entry: (usize, Gfn), index: u32) {
-        let rings = &mut self.vms[vm].rings;
-        let place = match rings.iter().position(|ring| ring.vcpu == vcpu) {
-            Some(place) => place,
-            None => {
-                rings.push(Ring { vcpu, ..Ring::default() });
-                rings.len() - 1
-            }
-        };
-        let ring = &mut rings[place];
+        let ring = self.ring_mut(vm, vcpu);
         let own = index.wrapping_sub(1);
         let next = ring.first.wrapping_add(ring.entries.len() as u32);
         if own != next || ring.entries.is_empty() {
@@ -110,6 +103,7 @@ impl Detector {
         let popped = after.wrapping_sub(before);
         if popped == 0 {
             self.pop_unseen(vm, vcpu, after);
+            self.note_unpopped(at, vm, vcpu, after);
             return;
         }
         let place = self.threads.place(at.event.tid);
@@ -141,6 +135,27 @@ impl Detector {
                 self.ledger.unknown(UnknownCause::Limit, 1);
             }
         }
+    }
+
+    /// The first reset seen of a ring that popped nothing: all that is pushed from here on is in it.
+    fn note_unpopped(&mut self, at: At<'_>, vm: usize, vcpu: VcpuId, after: u32) {
+        let place = self.threads.place(at.event.tid);
+        let begun = self.threads.get_mut(place).ioctl.as_ref().map(|ioctl| ioctl.ordinal);
+        let ring = self.ring_mut(vm, vcpu);
+        ring.popped = ring.popped.or_else(|| Some((after, begun?)));
+    }
+
+    /// The ring of the vCPU, made on first sight.
+    fn ring_mut(&mut self, vm: usize, vcpu: VcpuId) -> &mut Ring {
+        let rings = &mut self.vms[vm].rings;
+        let place = match rings.iter().position(|ring| ring.vcpu == vcpu) {
+            Some(place) => place,
+            None => {
+                rings.push(Ring { vcpu, ..Ring::default() });
+                rings.len() - 1
+            }
+        };
+        &mut rings[place]
     }
 
     /// Entries up to `after` are gone; how they were popped was not seen.

@@ -54,6 +54,8 @@ pub(crate) struct Vm {
     pub outside: BTreeMap<VcpuId, Outside>,
     /// Popped pages read back writable that a lockless fault in progress could still explain.
     pub left_open: Vec<LeftOpen>,
+    /// Faults beside words of a RESET that has not told yet which entries it popped.
+    pub ring_pairs: Vec<(Opening, WordSeen)>,
 }
 
 /// One memslot.
@@ -241,6 +243,7 @@ impl Vm {
             rings: Vec::new(),
             outside: BTreeMap::new(),
             left_open: Vec::new(),
+            ring_pairs: Vec::new(),
         }
     }
 

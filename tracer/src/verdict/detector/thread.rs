@@ -10,7 +10,7 @@ use crate::order::{Bound, Ordinal};
 use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
 
-use super::slot::{Opening, Recent};
+use super::slot::{Opening, Recent, WordSeen};
 
 /// One thread.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,8 @@ pub(crate) struct PendingMark {
     /// `*sptep` at the mark's entry.
     pub spte: Option<Spte>,
     pub word: MarkWord,
+    /// The vCPU that its thread ran.
+    pub vcpu: Option<VcpuId>,
     /// The slot object it used was logging.
     pub is_logged: bool,
     pub in_fast: bool,
@@ -197,6 +199,7 @@ impl Default for PendingMark {
             span: Span::default(),
             spte: None,
             word: MarkWord::Unread,
+            vcpu: None,
             is_logged: false,
             in_fast: false,
             is_claimed: true,
@@ -322,6 +325,16 @@ impl Thread {
     pub fn has_pushed(&self, slot: usize, gfn: Gfn, since: Nanos) -> bool {
         let mut pushes = self.pushes.iter().take_while(|push| since <= push.span.hi);
         pushes.any(|push| push.slot == slot && push.gfn == gfn)
+    }
+
+    /// The word is one of its last ioctl.
+    pub fn has_taken(&self, word: &WordSeen) -> bool {
+        self.words.binary_search_by_key(&word.ordinal, |taken| taken.ordinal).is_ok()
+    }
+
+    /// The ioctl it is in took that word.
+    pub fn is_taking(&self, word: &WordSeen) -> bool {
+        self.ioctl.is_some() && self.has_taken(word)
     }
 
     /// A locked store waits for this mark.

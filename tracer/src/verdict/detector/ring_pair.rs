@@ -1,0 +1,69 @@
+//! Faults beside the words of a RESET: which entries it popped, only its `kvm_dirty_ring_reset` tells, at its end (K02).
+//!
+//! ```text
+//! vcpu                                   harvester
+//! push entry 57                          RESET: pops entries 33 .. 55
+//!                                        protects the page of an older entry
+//! SPTE becomes writable                  ring-reset 33 .. 55           <- entry 57 is still in the ring: reported
+//! ```
+
+use crate::event::MarkWord;
+use crate::verdict::UnknownCause;
+
+use super::slot::{Opening, WordSeen};
+use super::thread::PendingMark;
+use super::{At, Detector};
+
+/// Pairs kept until their RESET returns.
+const PAIRS_MAX: usize = 256;
+
+impl Detector {
+    /// The entry of the mark is in its ring: no RESET has popped it.
+    pub(super) fn is_entry_left(&self, vm: usize, mark: &PendingMark) -> bool {
+        let (MarkWord::Ring(index), Some(vcpu)) = (mark.word, mark.vcpu) else { return false };
+        let ring = self.vms[vm].rings.iter().find(|ring| ring.vcpu == vcpu);
+        let is_reset = ring.filter(|ring| ring.popped.is_some());
+        is_reset.is_some_and(|ring| ring.popped_by(index.wrapping_sub(1)).is_none())
+    }
+
+    /// Whether the RESET of that word popped the entry of the fault's mark is not known before it returns. `true`: it
+    /// will be judged then.
+    pub(super) fn is_pair_deferred(
+        &mut self,
+        vm: usize,
+        opening: &Opening,
+        word: &WordSeen,
+    ) -> bool {
+        let is_ring = matches!(opening.mark.word, MarkWord::Ring(_));
+        if !is_ring || !self.threads.iter().any(|thread| thread.is_taking(word)) {
+            return false;
+        }
+        if self.vms[vm].ring_pairs.len() < PAIRS_MAX {
+            self.vms[vm].ring_pairs.push((*opening, *word));
+        } else {
+            self.unknown_page((vm, opening.slot, opening.gfn), UnknownCause::Limit);
+        }
+        true
+    }
+
+    /// The ioctl of the thread returns: its pairs are judged.
+    pub(super) fn settle_ring_pairs(&mut self, at: At<'_>, vm: usize, place: usize) {
+        if self.vms[vm].ring_pairs.is_empty() {
+            return;
+        }
+        for (opening, word) in std::mem::take(&mut self.vms[vm].ring_pairs) {
+            if self.threads.get_mut(place).has_taken(&word) {
+                self.judge_between(at, vm, &opening, &word);
+            } else {
+                self.vms[vm].ring_pairs.push((opening, word));
+            }
+        }
+    }
+
+    /// The ioctl never returned in this trace: what it popped is not known.
+    pub(super) fn abandon_ring_pairs(&mut self, vm: usize, cause: UnknownCause) {
+        for (Opening { slot, gfn, .. }, _) in std::mem::take(&mut self.vms[vm].ring_pairs) {
+            self.unknown_page((vm, slot, gfn), cause);
+        }
+    }
+}
