@@ -14,6 +14,7 @@ use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window};
 
 use super::slot::Opening;
 use super::thread::Suspect;
+use super::unmarked::Unmarked;
 use super::{At, Detector};
 
 /// What waits.
@@ -21,6 +22,10 @@ use super::{At, Detector};
 pub(crate) enum Due {
     /// A mark whose bit read 0 at its exit, and no harvest was seen to run.
     Mark(DueMark),
+    /// A mark on a slot object that does not log, after logging was turned on.
+    OldSlot(DueMark),
+    /// A fault or a host write without a mark.
+    Unmarked(Unmarked),
     /// A third-case window that has closed.
     Window(usize, usize, Window),
     /// A fast fault that seems to have marked first.
@@ -67,6 +72,8 @@ impl Detector {
                 self.benign(LookAlike::MarkTakenAtOnce);
             }
             Due::Mark(mark) => self.report_dropped_mark(mark),
+            Due::OldSlot(mark) => self.judge_old_slot(mark),
+            Due::Unmarked(unmarked) => self.judge_unmarked(&unmarked),
             Due::Window(vm, slot, window) => self.judge_window(vm, slot, window),
             Due::Prediction(vm, opening) => self.judge_prediction(vm, opening),
             Due::Left(returned, vm, suspect, verdict) => {

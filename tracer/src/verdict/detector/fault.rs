@@ -5,8 +5,8 @@
 
 use crate::event::{EventKind, Gfn, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::{Page, Protection, Report, page_flag};
-use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::page::{Page, Protection, page_flag};
+use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
 use super::slot::Opening;
@@ -281,94 +281,6 @@ impl Detector {
         }
         stores.clear();
         self.threads.get_mut(place).stores = stores;
-    }
-
-    /// K01: the bracket has ended; does the store have a mark?
-    fn judge_store(&mut self, at: At<'_>, vm: usize, store: PendingStore, fault: Option<Span>) {
-        let place = self.threads.place(at.event.tid);
-        let begin = fault.map_or(store.span.lo, |fault| fault.lo);
-        let span = Span { lo: begin, hi: at.event.span.hi };
-        if store.is_fast {
-            self.with_page(vm, store.slot, store.gfn, |page, _| {
-                page.change(Protection::Open, at.ordinal);
-            });
-        }
-        let thread = self.threads.get_mut(place);
-        if let Some(mark) = thread.find_mark(store.slot, store.gfn, begin) {
-            thread.claim(mark.ordinal);
-            return;
-        }
-        let has_forgotten = thread.marks.has_forgotten();
-        let other =
-            thread.marks.iter().find(|mark| !mark.is_claimed && begin <= mark.span.hi).copied();
-        if self.ctx.has_gap_in(span) {
-            self.unknown_page((vm, store.slot, store.gfn), UnknownCause::Dropped);
-        } else if has_forgotten {
-            self.unknown_page((vm, store.slot, store.gfn), UnknownCause::Limit);
-        } else if self.is_logging_since(vm, store.slot, begin)
-            || self.outlives_enable(vm, store.slot, at.event.span)
-        {
-            self.report_unmarked(at, vm, store, other);
-        } else {
-            self.with_page(vm, store.slot, store.gfn, |page, _| {
-                page.set(page_flag::UNLOGGED, true);
-            });
-        }
-    }
-
-    fn report_unmarked(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        store: PendingStore,
-        other: Option<PendingMark>,
-    ) {
-        let rule = if other.is_some() { RuleId::K13 } else { RuleId::K01 };
-        if !self.ctx.rules.is_on(rule) {
-            return;
-        }
-        let (verdict, taken) = self.verdict_if_unreported(vm, store.slot, store.gfn);
-        let case = Case {
-            rule,
-            verdict,
-            vm,
-            slot: Some(store.slot),
-            gfn: Some(store.gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: (verdict == Verdict::AtRisk).then_some(EdgeKind::ProgramOrder),
-        };
-        let mut records = vec![
-            (taken, "took the bit"),
-            (store.ordinal, "makes the page writable"),
-            (at.ordinal, "ends without a mark of the page"),
-        ];
-        if let Some(other) = other {
-            records.push((other.ordinal, "marks another page"));
-        }
-        self.report(case, &records, || match other {
-            Some(other) => {
-                format!("gfn {} became writable, but the fault marked gfn {}", store.gfn, other.gfn)
-            }
-            None => format!("gfn {} became writable and its fault marked nothing", store.gfn),
-        });
-    }
-
-    /// `lost` for a page known to be clean; where its bit may be set, the next harvest still reports it. And the
-    /// record that took the bit.
-    pub(super) fn verdict_if_unreported(
-        &self,
-        vm: usize,
-        slot: usize,
-        gfn: Gfn,
-    ) -> (Verdict, crate::order::Ordinal) {
-        let page = self.vms[vm].slots[slot].pages.get(gfn);
-        let newest = self.ctx.spool.newest();
-        let taken = page.taken.ordinal(newest);
-        let is_clean = page.report == Report::Clean
-            && self.ctx.known_since <= taken.max(page.changed.ordinal(newest));
-        (if is_clean { Verdict::Lost } else { Verdict::AtRisk }, taken)
     }
 
     /// K13: one mark for all pages of a huge SPTE.

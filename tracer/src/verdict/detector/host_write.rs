@@ -4,7 +4,7 @@ use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, Verdict, Window, WindowKind};
 
 use super::case::Case;
 use super::thread::PendingMark;
@@ -104,37 +104,5 @@ impl Detector {
         let records =
             [(mark, "marks the page, whose bytes are still old"), (at.ordinal, "writes the page")];
         self.report(case, &records, || format!("gfn {gfn} was marked before the host wrote it"));
-    }
-
-    /// K08: nothing in the bracket marked the page.
-    fn judge_unmarked_write(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
-        let place = self.threads.place(at.event.tid);
-        let is_judged =
-            self.ctx.rules.is_on(RuleId::K08) && self.is_logging_since(vm, slot, at.event.span.lo);
-        if !is_judged {
-            return;
-        }
-        if self.ctx.has_gap_in(at.event.span) {
-            self.ledger.unknown(UnknownCause::Dropped, 1);
-            return;
-        }
-        if self.threads.get_mut(place).marks.has_forgotten() {
-            self.ledger.unknown(UnknownCause::Limit, 1);
-            return;
-        }
-        let (verdict, taken) = self.verdict_if_unreported(vm, slot, gfn);
-        let case = Case {
-            rule: RuleId::K08,
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: (verdict == Verdict::AtRisk).then_some(EdgeKind::ProgramOrder),
-        };
-        let records = [(taken, "took the bit"), (at.ordinal, "writes the page, marks nothing")];
-        self.report(case, &records, || format!("the host wrote gfn {gfn} and marked nothing"));
     }
 }

@@ -1,11 +1,42 @@
-//! Since when a slot certainly logs, for faults and writes that used its slot object.
+//! Since when a slot certainly logs, for faults and writes that used its slot object; marks on an older object (K07).
 
-use crate::event::{IoctlOp, IoctlRef, Nanos, Span};
+use crate::event::{EventKind, IoctlOp, IoctlRef, Nanos, Span};
+use crate::verdict::{LookAlike, RuleId};
 
-use super::Detector;
+use super::due::{Due, DueMark};
 use super::slot::Slot;
+use super::{At, Detector};
 
 impl Detector {
+    /// A mark on a slot object that does not log, of a slot that does.
+    pub(super) fn note_old_slot(&mut self, at: At<'_>, vm: usize, slot: usize) {
+        let EventKind::Mark { gfn, has_vcpu, .. } = at.event.kind else { return };
+        if !self.vms[vm].slots[slot].is_logging {
+            return;
+        }
+        let (span, ordinal) = (at.event.span, at.ordinal);
+        let mark = DueMark { vm, slot, gfn, span, ordinal, has_vcpu };
+        if self.outlives_enable(vm, slot, span) {
+            self.wait(span.hi, Due::OldSlot(mark));
+        } else {
+            self.benign(LookAlike::OldSlotMark);
+        }
+    }
+
+    /// The enable waits by SRCU for marks on the object of before, so none of them ends after its commit (K07). Unless
+    /// logging is being turned off again, which the clocks may have put later than it was.
+    pub(super) fn judge_old_slot(&mut self, mark: DueMark) {
+        let DueMark { vm, slot, span, .. } = mark;
+        if self.outlives_enable(vm, slot, span)
+            && self.ctx.rules.is_on(RuleId::K07)
+            && !self.ctx.has_gap_in(span)
+        {
+            self.report_dropped_mark(mark);
+        } else {
+            self.benign(LookAlike::OldSlotMark);
+        }
+    }
+
     /// The slot certainly logged at `since` and later, so a fault that began then used a slot object that logs.
     pub(super) fn is_logging_since(&self, vm: usize, slot: usize, since: Nanos) -> bool {
         let slot = &self.vms[vm].slots[slot];

@@ -44,7 +44,7 @@ impl Detector {
             self.claim_awaited(at, vm, mark);
         }
         if !slot.logging {
-            self.judge_old_slot(at, vm, slot_index);
+            self.note_old_slot(at, vm, slot_index);
             return;
         }
         if let MarkWord::Ring(index) = word
@@ -56,23 +56,6 @@ impl Detector {
         if !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);
             self.note_pml(at, vm, slot_index, gfn);
-        }
-    }
-
-    /// A mark on the slot object of before the enable: SRCU waits for it, so it cannot end after the commit (K07).
-    fn judge_old_slot(&mut self, at: At<'_>, vm: usize, slot: usize) {
-        let EventKind::Mark { gfn, has_vcpu, .. } = at.event.kind else { return };
-        if !self.vms[vm].slots[slot].is_logging {
-            return;
-        }
-        if self.outlives_enable(vm, slot, at.event.span)
-            && self.ctx.rules.is_on(RuleId::K07)
-            && !self.ctx.has_gap_in(at.event.span)
-        {
-            let (span, ordinal) = (at.event.span, at.ordinal);
-            self.report_dropped_mark(DueMark { vm, slot, gfn, span, ordinal, has_vcpu });
-        } else {
-            self.benign(LookAlike::OldSlotMark);
         }
     }
 

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` (faults and harvest words),
-//! `lock`, `harvest`, `returned` and `verify`, `host_write`, `memory` and `enable` (slots and logging), `ring`, `ring_pair` and
-//! `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per page, thread, slot and VM;
-//! nothing grows with the trace.
+//! `unmarked`, `lock`, `harvest`, `returned` and `verify`, `unread`, `host_write`, `memory` and `enable` (slots and
+//! logging), `ring`, `ring_pair` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per
+//! page, thread, slot and VM; nothing grows with the trace.
 
 mod alone;
 mod beside;
@@ -38,6 +38,7 @@ mod slot;
 mod spte_set;
 mod thread;
 mod tlb;
+mod unmarked;
 mod unread;
 mod verify;
 

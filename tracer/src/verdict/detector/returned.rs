@@ -47,11 +47,9 @@ impl Detector {
         let counter_moved = ioctl.begin.is_some() && flushes != ioctl.flushes;
         let begin = ioctl.begin.unwrap_or(at.event.span.lo);
         let span = Span { lo: begin, hi: at.event.span.hi };
-        let slot = ioctl.slot.or_else(|| {
-            (ioctl.op.op != IoctlOp::ResetDirtyRings)
-                .then(|| self.vms[vm].known_slot(ioctl.op.slot))
-                .flatten()
-        });
+        let is_reset = ioctl.op.op == IoctlOp::ResetDirtyRings;
+        let named = || if is_reset { None } else { self.vms[vm].known_slot(ioctl.op.slot) };
+        let slot = ioctl.slot.or_else(named);
         let is_complete = ioctl.begin.is_some()
             && !self.ctx.has_gap_in(span)
             && !words_cut

@@ -1,4 +1,4 @@
-//! Faults beside the words of a RESET: which entries it popped, only its `kvm_dirty_ring_reset` tells, at its end (K02).
+//! Faults beside the words of a RESET: only the end of `kvm_dirty_ring_reset` tells which entries it popped (K02).
 //!
 //! ```text
 //! vcpu                                   harvester
