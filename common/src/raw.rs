@@ -12,7 +12,7 @@
 ///
 /// A *lane* is `(class, cpu)`, the class being the top two bits of `flags`: `seq` counts the records the probe tried
 /// to emit on that lane, so a forward jump means dropped records. On kernels that run tracepoint programs preemptibly
-/// two programs may take the same number; that is no loss (the drop counters of [`crate::hook`] are exact).
+/// two programs may take the same number; that is no loss (the drop counters are exact).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "user",

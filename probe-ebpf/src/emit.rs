@@ -12,7 +12,7 @@ use kvmdirty_common::{Class, Hook, Kind, RawEvent};
 
 use crate::config::config;
 use crate::kernel::{current_tid, now};
-use crate::maps::{BOUNDARY_RING, LANES, MISSES, PAGE_RINGS, SYSCALL_RING};
+use crate::maps::{BOUNDARY_RING, LANES, Lanes, MISSES, PAGE_RINGS, SYSCALL_RING};
 
 /// A record before it has a time and a number.
 pub struct Fact {
@@ -39,41 +39,44 @@ pub fn page(hook: Hook, fact: &Fact) {
 pub fn page_then(hook: Hook, fact: &Fact, amend: impl FnOnce(&mut RawEvent)) {
     // `checked_rem`: a panic on zero, even one that cannot happen, is code the verifier refuses.
     let shard = current_cpu().checked_rem(config!(shards) as u32).unwrap_or(0);
-    let Some(lane) = take_number(Class::Page) else { return };
+    let Some((lanes, number)) = take_number(Class::Page) else { return };
     let slot = PAGE_RINGS.get(shard).and_then(|ring| ring.reserve(0));
     match slot {
         Some(mut slot) => {
-            amend(write(&mut slot, Class::Page, lane, fact));
+            amend(write(&mut slot, Class::Page, number, fact));
             slot.submit(BPF_RB_NO_WAKEUP.into());
         }
-        None => count_drop(Class::Page, hook),
+        None => count_drop(lanes, Class::Page, hook),
     }
+    end(lanes, Class::Page);
 }
 
 /// Emits a boundary record.
 #[inline(always)]
 pub fn boundary(hook: Hook, fact: &Fact) {
-    let Some(lane) = take_number(Class::Boundary) else { return };
+    let Some((lanes, number)) = take_number(Class::Boundary) else { return };
     match BOUNDARY_RING.reserve::<RawEvent>(0) {
         Some(mut slot) => {
-            write(&mut slot, Class::Boundary, lane, fact);
+            write(&mut slot, Class::Boundary, number, fact);
             slot.submit(BPF_RB_NO_WAKEUP.into());
         }
-        None => count_drop(Class::Boundary, hook),
+        None => count_drop(lanes, Class::Boundary, hook),
     }
+    end(lanes, Class::Boundary);
 }
 
 /// Emits a record of a syscall tracepoint.
 #[inline(always)]
 pub fn syscall(hook: Hook, fact: &Fact) {
-    let Some(lane) = take_number(Class::Syscall) else { return };
+    let Some((lanes, number)) = take_number(Class::Syscall) else { return };
     match SYSCALL_RING.reserve::<RawEvent>(0) {
         Some(mut slot) => {
-            write(&mut slot, Class::Syscall, lane, fact);
+            write(&mut slot, Class::Syscall, number, fact);
             slot.submit(BPF_RB_NO_WAKEUP.into());
         }
-        None => count_drop(Class::Syscall, hook),
+        None => count_drop(lanes, Class::Syscall, hook),
     }
+    end(lanes, Class::Syscall);
 }
 
 #[inline(always)]
@@ -95,19 +98,28 @@ pub fn count_missed(hook: Hook) {
     count(HOOKS_MAX + hook as u32);
 }
 
-/// Takes the next number of the lane.
+/// Takes the next number of the lane; [`end`] must follow.
 ///
-/// The number is taken before the record's time is read: user space reads the numbers, then the clock; when it has as
-/// many records as numbers were taken, nothing older than that reading can still arrive.
+/// The record is counted as begun before its time is read: user space reads the clock and then finds a moment at which
+/// nothing is begun and not ended on this CPU; what begins later is later than that reading of the clock.
 #[inline(always)]
-fn take_number(class: Class) -> Option<u32> {
+fn take_number(class: Class) -> Option<(*mut Lanes, u32)> {
     let lanes = LANES.get_ptr_mut(lane_cpu())?;
-    // SAFETY: the pointer is to this CPU's value. An interrupting program may take the same number, as documented
-    // at `RawEvent`; 5.10 has no atomic that returns the old value.
+    // SAFETY: the pointer is to this CPU's value.
+    add_one(unsafe { &raw mut (*lanes).begun });
+    // SAFETY: as above. A program that interrupts or preempts this one here takes the same number, as documented at
+    // `RawEvent`; 5.10 has no atomic that returns the old value.
     let seq = unsafe { &mut (*lanes).seq[class as usize] };
     let number = *seq;
     *seq = number + 1;
-    Some(number as u32)
+    Some((lanes, number as u32))
+}
+
+/// The record is submitted or dropped.
+#[inline(always)]
+fn end(lanes: *mut Lanes, class: Class) {
+    // SAFETY: the pointer is to the value of the CPU that `take_number` ran on; programs do not migrate.
+    add_one(unsafe { &raw mut (*lanes).ended[class as usize] });
 }
 
 #[inline(always)]
@@ -134,11 +146,9 @@ fn write<'a>(
 }
 
 #[inline(always)]
-fn count_drop(class: Class, hook: Hook) {
-    if let Some(lanes) = LANES.get_ptr_mut(lane_cpu()) {
-        // SAFETY: the pointer is to this CPU's value.
-        add_one(unsafe { &raw mut (*lanes).dropped[class as usize] });
-    }
+fn count_drop(lanes: *mut Lanes, class: Class, hook: Hook) {
+    // SAFETY: as in `end`.
+    add_one(unsafe { &raw mut (*lanes).dropped[class as usize] });
     count(hook as u32);
 }
 

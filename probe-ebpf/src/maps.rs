@@ -24,16 +24,20 @@ pub static BOUNDARY_RING: RingBuf = RingBuf::with_byte_size(limits::BOUNDARY_RIN
 #[map]
 pub static SYSCALL_RING: RingBuf = RingBuf::with_byte_size(limits::SYSCALL_RING_BYTES, 0);
 
-/// Sequence numbers and drops per lane: one value per CPU, one number per class. Its size is that of a cache line, so
-/// that CPUs do not share one.
+/// Sequence numbers and drops per lane: one value per CPU, one number per class. Its size is that of two cache lines,
+/// so that CPUs do not share one.
 #[repr(C)]
 pub struct Lanes {
     /// The next record's number.
     pub seq: [u64; 3],
     /// Numbers taken by records that could not be reserved.
     pub dropped: [u64; 3],
+    /// Records that are submitted or dropped.
+    pub ended: [u64; 3],
+    /// Records begun, of all classes: more than `ended` in all while a program is making one.
+    pub begun: u64,
     /// Nothing.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 6],
 }
 
 /// The lanes of each CPU, by its number.

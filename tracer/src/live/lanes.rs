@@ -1,60 +1,78 @@
-//! Completeness: is every number that was taken on a lane accounted for, as a record or as a drop?
+//! Completeness: is every record that was begun on a lane accounted for, as a record or as a drop?
 //!
-//! The probe takes a record's number before it reads the record's time. So: read the clock, read the numbers, drain;
-//! if then every lane has delivered as many records as it took numbers and did not drop, nothing older than the
-//! clock's reading can still arrive. That reading is the watermark.
+//! The probe counts a record as begun before it reads the record's time, and as ended once it is submitted or dropped.
+//! So: read the clock, find on every CPU a moment at which nothing is begun and not ended, drain; if then every lane
+//! has delivered as many records as had ended and were not dropped, nothing older than the reading can still arrive.
+//! That reading is the watermark. Counting numbers instead of ends would not do: where programs are preemptible (raw
+//! tracepoints of 7.x) two of them take the same number, and the count of records runs ahead of the numbers for good.
+//!
+//! Drops show as jumps of a lane's numbers once a later record arrives. Those that have not shown when the watermark
+//! passes them, or never will (before a lane's first record, behind a number that was taken twice), are told as gaps.
 
 use std::collections::BTreeMap;
 
 use kvmdirty_common::raw::CLASS_SHIFT;
 use kvmdirty_common::{Class, RawEvent};
 
-use super::mapped::Counters;
 use crate::event::{CpuId, Gap, GapCause, Lane, Nanos};
 
-/// Words of `Lanes` in the probe: `seq` and `dropped`, one number per class, and two words of nothing.
-pub const LANE_WORDS: u32 = 8;
+/// Words of `Lanes` in the probe, per CPU: `seq`, `dropped` and `ended`, one number per class each, then `begun`.
+pub const LANE_WORDS: u32 = 16;
 
-/// The per-CPU counters of the probe.
+const BEGUN: u32 = 9;
+
+/// The probe begins thousands of records in a millisecond at most; each takes a fraction of a microsecond.
+const ATTEMPTS: u32 = 64;
+
+/// What is known of every lane.
+#[derive(Debug, Default)]
 pub struct Lanes {
-    counters: Counters,
     seen: BTreeMap<Lane, Seen>,
-    taken: BTreeMap<Lane, Taken>,
+    counted: BTreeMap<Lane, Counted>,
+    /// Some CPU was inside a record at every attempt.
+    is_busy: bool,
+    /// When nothing was owed last.
+    settled: Nanos,
 }
 
 /// What a lane has delivered.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     records: u64,
-    last_seq: u32,
+    /// The number that comes next.
+    next: u32,
+    /// The newest missing numbers, `missing.0..missing.1`.
+    missing: (u32, u32),
     last_ts: u64,
+    /// Drops that the pipeline knows of: by a jump of the numbers, or told.
+    known: u64,
+    /// Of these: told, and no jump has shown them yet.
+    ahead: u64,
 }
 
-/// What the probe counted on a lane.
+/// What the probe counted on a lane, at a moment when it was not at work there.
 #[derive(Clone, Copy, Debug, Default)]
-struct Taken {
+struct Counted {
     seq: u64,
     dropped: u64,
+    ended: u64,
 }
 
 impl Lanes {
-    /// Watches the counters.
-    #[must_use]
-    pub fn new(counters: Counters) -> Self {
-        Self { counters, seen: BTreeMap::new(), taken: BTreeMap::new() }
-    }
-
-    /// Reads the probe's counters.
-    pub fn read(&mut self) {
-        for cpu in 0..self.counters.words() / LANE_WORDS {
-            for class in Class::ALL {
-                let word = cpu * LANE_WORDS + class as u32;
-                let seq = self.counters.word(word);
-                if seq != 0 {
-                    let lane = Lane { class, cpu: CpuId(cpu as u16) };
-                    let dropped = self.counters.word(word + 3);
-                    self.taken.insert(lane, Taken { seq, dropped });
+    /// Reads the counters of `cpus` CPUs; `word` gives one 64-bit word as it is now.
+    pub fn read(&mut self, cpus: u32, word: impl Fn(u32) -> u64) {
+        self.is_busy = false;
+        let has_records = |&cpu: &u32| word(cpu * LANE_WORDS + BEGUN) != 0;
+        for cpu in (0..cpus).filter(has_records) {
+            match (0..ATTEMPTS).find_map(|_| at_rest(cpu, &word)) {
+                Some(counted) => {
+                    for (class, counted) in Class::ALL.into_iter().zip(counted) {
+                        if counted.seq != 0 {
+                            self.counted.insert(Lane { class, cpu: CpuId(cpu as u16) }, counted);
+                        }
+                    }
                 }
+                None => self.is_busy = true,
             }
         }
     }
@@ -63,43 +81,203 @@ impl Lanes {
     pub fn deliver(&mut self, record: &RawEvent) {
         let class = Class::from_u8(record.flags >> CLASS_SHIFT).unwrap_or(Class::Page);
         let seen = self.seen.entry(Lane { class, cpu: CpuId(record.cpu) }).or_default();
+        let ahead = record.seq.wrapping_sub(seen.next);
+        if ahead == 0 || seen.records == 0 {
+            seen.next = record.seq.wrapping_add(1);
+        } else if ahead < 1 << 31 {
+            let told = seen.ahead.min(ahead.into());
+            seen.ahead -= told;
+            seen.known += u64::from(ahead) - told;
+            seen.missing = (seen.next, record.seq);
+            seen.next = record.seq.wrapping_add(1);
+        } else if record.seq.wrapping_sub(seen.missing.0)
+            < seen.missing.1.wrapping_sub(seen.missing.0)
+        {
+            // An interrupting program took the next number and was first.
+            seen.known = seen.known.saturating_sub(1);
+        }
         seen.records += 1;
-        seen.last_seq = record.seq;
         seen.last_ts = record.ts_ns;
     }
 
-    /// Every number the last [`Self::read`] showed is a delivered record or a counted drop.
+    /// Every record the last [`Self::read`] saw ended is delivered or a counted drop, and no CPU was inside one.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.taken.iter().all(|(lane, taken)| {
-            let delivered = self.seen.get(lane).map_or(0, |seen| seen.records);
-            taken.seq <= delivered + taken.dropped
-        })
+        !self.is_busy
+            && self.counted.iter().all(|(lane, counted)| {
+                let delivered = self.seen.get(lane).map_or(0, |seen| seen.records);
+                counted.ended <= delivered + counted.dropped
+            })
     }
 
     /// Records dropped so far, over all lanes.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.taken.values().map(|taken| taken.dropped).sum()
+        self.counted.values().map(|counted| counted.dropped).sum()
     }
 
-    /// Drops after a lane's last record: no later record's number shows them. For the end of the trace.
-    #[must_use]
-    pub fn trailing_gaps(&self, now: Nanos) -> Vec<Gap> {
-        let gap = |(lane, taken): (&Lane, &Taken)| {
-            let seen = self.seen.get(lane).copied().unwrap_or_default();
-            let next = if seen.records == 0 { 0 } else { seen.last_seq.wrapping_add(1) };
-            let dropped = (taken.seq as u32).wrapping_sub(next);
-            let is_gap = dropped != 0 && u64::from(dropped) <= taken.dropped;
-            is_gap.then_some(Gap {
-                lane: Some(*lane),
+    /// Drops up to `now` that no record's number has shown. Right only while [`Self::is_complete`].
+    pub fn untold(&mut self, now: Nanos) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        for (&lane, counted) in &self.counted {
+            let seen = self.seen.entry(lane).or_default();
+            let owed = counted.dropped.saturating_sub(seen.known);
+            if owed == 0 {
+                continue;
+            }
+            let ahead = (counted.seq as u32).wrapping_sub(seen.next);
+            let is_jump = ahead < 1 << 31 && 0 < seen.records;
+            let ahead = if is_jump { u64::from(ahead) } else { 0 };
+            let trailing = ahead.saturating_sub(seen.ahead).min(owed);
+            // Drops up to `settled` were told then.
+            let last = self.settled.max(Nanos(seen.last_ts));
+            let gap = |lane, from, dropped| Gap {
+                lane,
                 hook: None,
                 cause: GapCause::RingFull,
-                from: Nanos(seen.last_ts),
+                from,
                 to: now,
-                dropped: dropped.into(),
-            })
+                dropped,
+            };
+            // The next record's number will jump over these; the merge knows that it was told.
+            if 0 < trailing {
+                gaps.push(gap(Some(lane), last, trailing));
+            }
+            if trailing < owed {
+                gaps.push(gap(None, self.settled, owed - trailing));
+            }
+            seen.known = counted.dropped;
+            seen.ahead += trailing;
+        }
+        self.settled = now;
+        gaps
+    }
+}
+
+/// The counters of a CPU by class, unless a record was begun or not ended while they were read.
+fn at_rest(cpu: u32, word: impl Fn(u32) -> u64) -> Option<[Counted; 3]> {
+    let first = cpu * LANE_WORDS;
+    let [seq, dropped, ended] = [0, 3, 6];
+    let read = |of| [0, 1, 2].map(|class| word(first + of + class));
+    // Ends before begins: each only grows and no end comes before its begin, so equal sums mean that neither moved.
+    let ends = read(ended);
+    let (drops, seqs) = (read(dropped), read(seq));
+    let begun = word(first + BEGUN);
+    let counted =
+        |class: usize| Counted { seq: seqs[class], dropped: drops[class], ended: ends[class] };
+    (ends.iter().sum::<u64>() == begun).then(|| [0, 1, 2].map(counted))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// One CPU's counters with page records only.
+    fn words(seq: u64, dropped: u64, ended: u64, begun: u64) -> impl Fn(u32) -> u64 {
+        move |index| match index {
+            0 => seq,
+            3 => dropped,
+            6 => ended,
+            9 => begun,
+            _ => 0,
+        }
+    }
+
+    fn record(seq: u32, ts_ns: u64) -> RawEvent {
+        RawEvent { seq, ts_ns, ..RawEvent::default() }
+    }
+
+    fn told(lanes: &mut Lanes, now: u64) -> Vec<(bool, u64, u64)> {
+        let gaps = lanes.untold(Nanos(now));
+        gaps.iter().map(|gap| (gap.lane.is_some(), gap.from.0, gap.dropped)).collect()
+    }
+
+    #[test]
+    fn a_record_in_the_making_holds_the_watermark() {
+        let mut lanes = Lanes::default();
+        lanes.deliver(&record(0, 5));
+        lanes.read(1, words(2, 0, 1, 2));
+        assert!(!lanes.is_complete());
+        lanes.read(1, words(2, 0, 2, 2));
+        assert!(!lanes.is_complete(), "ended and not delivered");
+        lanes.deliver(&record(1, 6));
+        assert!(lanes.is_complete());
+    }
+
+    /// Numbers alone said "complete" here: two numbers, two records delivered, one still to come.
+    ///
+    /// ```text
+    /// program A               program B, preempting A
+    /// takes number 0
+    ///                         takes number 0, submits
+    ///                         takes number 1, submits
+    /// counter := 1 (stale)
+    /// (submits later)
+    /// ```
+    #[test]
+    fn a_number_taken_twice_completes_nothing() {
+        let mut lanes = Lanes::default();
+        lanes.deliver(&record(0, 5));
+        lanes.deliver(&record(1, 6));
+        lanes.read(1, words(1, 0, 2, 3));
+        assert!(!lanes.is_complete());
+        lanes.read(1, words(1, 0, 3, 3));
+        lanes.deliver(&record(0, 4));
+        assert!(lanes.is_complete());
+        assert_eq!(told(&mut lanes, 10), []);
+    }
+
+    #[test]
+    fn a_moment_of_rest_is_found_between_records() {
+        let mut lanes = Lanes::default();
+        let reads = Cell::new(0);
+        let word = |index| {
+            reads.set(reads.get() + 1);
+            words(2, 0, 1 + u64::from(40 < reads.get()), 2)(index)
         };
-        self.taken.iter().filter_map(gap).collect()
+        lanes.read(1, word);
+        lanes.deliver(&record(0, 5));
+        lanes.deliver(&record(1, 6));
+        assert!(lanes.is_complete());
+    }
+
+    #[test]
+    fn drops_are_told_once_whether_or_not_a_later_record_shows_them() {
+        let mut lanes = Lanes::default();
+        lanes.deliver(&record(0, 5));
+        lanes.read(1, words(3, 2, 3, 3));
+        assert!(lanes.is_complete());
+        assert_eq!(told(&mut lanes, 10), [(true, 5, 2)]);
+        assert_eq!(told(&mut lanes, 11), []);
+        // The jump to 4 is the two that were told and a third.
+        lanes.deliver(&record(4, 12));
+        lanes.read(1, words(5, 3, 5, 5));
+        assert_eq!(told(&mut lanes, 20), [], "numbers 1 to 3 are accounted for");
+    }
+
+    #[test]
+    fn drops_that_no_number_shows_are_told_of_every_lane() {
+        let mut lanes = Lanes::default();
+        // Two were dropped before the lane's first record.
+        lanes.deliver(&record(2, 5));
+        lanes.read(1, words(3, 2, 3, 3));
+        assert_eq!(told(&mut lanes, 10), [(false, 0, 2)]);
+        // The counter was set back by a stale store, and a record dropped behind it.
+        lanes.read(1, words(2, 3, 4, 4));
+        assert_eq!(told(&mut lanes, 20), [(false, 10, 1)]);
+        assert_eq!(lanes.dropped(), 3);
+    }
+
+    #[test]
+    fn a_lane_of_drops_only_is_told_without_a_place_among_numbers() {
+        let mut lanes = Lanes::default();
+        lanes.read(1, words(2, 2, 2, 2));
+        assert!(lanes.is_complete());
+        assert_eq!(told(&mut lanes, 10), [(false, 0, 2)]);
+        lanes.deliver(&record(2, 12));
+        lanes.read(1, words(3, 2, 3, 3));
+        assert_eq!(told(&mut lanes, 20), []);
     }
 }

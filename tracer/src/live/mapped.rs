@@ -50,12 +50,6 @@ impl Counters {
         Ok(Self { _map: map, start: start.cast(), words })
     }
 
-    /// How many words there are.
-    #[must_use]
-    pub const fn words(&self) -> u32 {
-        self.words
-    }
-
     /// One word as it is now; 0 beyond the end.
     #[must_use]
     pub fn word(&self, index: u32) -> u64 {

@@ -75,6 +75,7 @@ impl Measure {
 pub struct Session {
     object: Object,
     rings: Vec<RingBuf<MapData>>,
+    counters: Counters,
     lanes: Lanes,
     misses: Misses,
     setup: Setup,
@@ -135,11 +136,12 @@ impl Session {
         }
         let links = Links::of(&attached.object);
         let Attached { mut object, rings, plan, masks, window: _ } = attached;
-        let lanes = Counters::of(&mut object, "LANES", limits::CPUS_MAX * LANE_WORDS)?;
+        let counters = Counters::of(&mut object, "LANES", limits::CPUS_MAX * LANE_WORDS)?;
         let misses = Counters::of(&mut object, "MISSES", limits::CPUS_MAX * 2 * HOOKS_MAX)?;
         Ok(Self {
             rings,
-            lanes: Lanes::new(lanes),
+            counters,
+            lanes: Lanes::default(),
             misses: Misses::new(misses, links),
             setup: Setup {
                 kernel: kernel.release.clone(),
@@ -169,11 +171,14 @@ impl Session {
     pub fn drain(&mut self) -> Result<Batch, LiveError> {
         let now = Nanos(clock::now());
         self.object.print_log();
-        self.lanes.read();
+        self.read_lanes();
         let records = self.take_records();
         let mut gaps = Vec::new();
         if POLL_NS <= now.since(self.misses.polled()) {
             gaps = self.misses.poll(&self.object);
+        }
+        if self.lanes.is_complete() {
+            gaps.append(&mut self.lanes.untold(now));
         }
         self.advance(now);
         Ok(Batch { records, gaps, watermark: self.watermark })
@@ -193,7 +198,7 @@ impl Session {
         // Programs that are running when their link goes away finish within a scheduling quantum.
         let mut records = Vec::new();
         for _ in 0..50 {
-            self.lanes.read();
+            self.read_lanes();
             records.append(&mut self.take_records());
             if self.lanes.is_complete() {
                 break;
@@ -202,7 +207,7 @@ impl Session {
         }
         let now = Nanos(clock::now());
         let mut gaps = self.misses.poll(&self.object);
-        gaps.append(&mut self.lanes.trailing_gaps(now));
+        gaps.append(&mut self.lanes.untold(now));
         Ok(Batch { records, gaps, watermark: now })
     }
 
@@ -237,6 +242,10 @@ impl Session {
     pub fn measure(&mut self, program: Measure, argument: u64) -> Result<(), LiveError> {
         self.object.run(program.name(), argument)?;
         Ok(())
+    }
+
+    fn read_lanes(&mut self) {
+        self.lanes.read(limits::CPUS_MAX, |index| self.counters.word(index));
     }
 
     fn take_records(&mut self) -> Vec<RawEvent> {

@@ -44,6 +44,8 @@ struct LaneState {
     last: Nanos,
     /// The newest missing numbers, `missing.0..missing.1`.
     missing: (u32, u32),
+    /// Drops the source told before a number could jump over them.
+    told: u64,
 }
 
 impl Merge {
@@ -100,7 +102,12 @@ impl Merge {
 
     /// The gaps that end by the watermark, by their end.
     fn take_gaps(&mut self, batch: &Batch) -> Vec<Gap> {
-        self.held_gaps.extend_from_slice(&batch.gaps);
+        for gap in &batch.gaps {
+            if let (Some(lane), GapCause::RingFull) = (gap.lane, gap.cause) {
+                self.lane(lane).told += gap.dropped;
+            }
+            self.held_gaps.push(*gap);
+        }
         if self.held_gaps.is_empty() {
             return Vec::new();
         }
@@ -109,19 +116,26 @@ impl Merge {
         self.held_gaps.drain(..passed).collect()
     }
 
-    /// Compares the record's number with its lane's.
-    fn check_number(&mut self, record: &RawEvent, out: &mut impl FnMut(Item<'_>)) {
-        let lane = lane_of(record);
+    fn lane(&mut self, lane: Lane) -> &mut LaneState {
         let index = usize::from(lane.cpu.0) * Class::ALL.len() + lane.class as usize;
         if self.lanes.len() <= index {
             self.lanes.resize(index + 1, LaneState::default());
         }
-        let state = &mut self.lanes[index];
+        &mut self.lanes[index]
+    }
+
+    /// Compares the record's number with its lane's.
+    fn check_number(&mut self, record: &RawEvent, out: &mut impl FnMut(Item<'_>)) {
+        let lane = lane_of(record);
+        let state = self.lane(lane);
         let at = Nanos(record.ts_ns);
         let ahead = record.seq.wrapping_sub(state.next);
         if ahead == 0 || !state.is_known {
             state.next = record.seq.wrapping_add(1);
         } else if ahead < 1 << 31 {
+            // Told or not, this is where they are missing; only the count must not be added twice.
+            let told = state.told.min(ahead.into());
+            state.told -= told;
             state.missing = (state.next, record.seq);
             state.next = record.seq.wrapping_add(1);
             out(Item::Gap(Gap {
@@ -130,7 +144,7 @@ impl Merge {
                 cause: GapCause::RingFull,
                 from: state.last,
                 to: at,
-                dropped: u64::from(ahead),
+                dropped: u64::from(ahead) - told,
             }));
         } else if record.seq.wrapping_sub(state.missing.0)
             < state.missing.1.wrapping_sub(state.missing.0)
@@ -330,6 +344,35 @@ mod tests {
     fn a_jump_is_a_gap_between_the_neighbours_of_its_lane() {
         let lines = merged(&[(&[record(0, 1, 10), record(1, 5, 12), record(0, 4, 20)], 20)]);
         assert_eq!(lines, ["10", "12", "gap 10..20 2", "20"]);
+    }
+
+    #[test]
+    fn drops_that_were_told_are_located_again_and_not_counted_twice() {
+        let mut merge = Merge::default();
+        let mut dropped = Vec::new();
+        let mut push = |records: &[RawEvent], gaps: &[Gap], watermark| {
+            let batch = Batch {
+                records: records.to_vec(),
+                gaps: gaps.to_vec(),
+                watermark: Nanos(watermark),
+            };
+            merge.push(&batch, |item| {
+                if let Item::Gap(gap) = item {
+                    dropped.push((gap.from.0, gap.to.0, gap.dropped));
+                }
+            });
+        };
+        let told = Gap {
+            lane: Some(Lane { class: Class::Page, cpu: CpuId(0) }),
+            hook: None,
+            cause: GapCause::RingFull,
+            from: Nanos(10),
+            to: Nanos(20),
+            dropped: 2,
+        };
+        push(&[record(0, 1, 10)], &[told], 20);
+        push(&[record(0, 5, 30), record(0, 7, 40)], &[], 40);
+        assert_eq!(dropped, [(10, 20, 2), (10, 30, 1), (30, 40, 1)]);
     }
 
     #[test]
