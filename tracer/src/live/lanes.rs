@@ -152,6 +152,18 @@ impl Lanes {
         self.settled = now;
         gaps
     }
+
+    /// Records begun that will not be waited for: of a program that some other task keeps from running.
+    #[must_use]
+    pub fn unfinished(&self, from: Nanos, to: Nanos) -> Option<Gap> {
+        let owed = |(lane, counted): (&Lane, &Counted)| {
+            let delivered = self.seen.get(lane).map_or(0, |seen| seen.records);
+            counted.ended.saturating_sub(delivered + counted.dropped)
+        };
+        let dropped = self.counted.iter().map(owed).sum::<u64>() + u64::from(self.is_busy);
+        let gap = Gap { lane: None, hook: None, cause: GapCause::ProbeMissed, from, to, dropped };
+        (!self.is_complete()).then_some(gap)
+    }
 }
 
 /// The counters of a CPU by class, unless a record was begun or not ended while they were read.
@@ -200,10 +212,13 @@ mod tests {
         lanes.deliver(&record(0, 5));
         lanes.read(1, words(2, 0, 1, 2));
         assert!(!lanes.is_complete());
+        let gap = lanes.unfinished(Nanos(5), Nanos(9));
+        assert_eq!(gap.map(|gap| (gap.from.0, gap.to.0, gap.dropped)), Some((5, 9, 1)));
         lanes.read(1, words(2, 0, 2, 2));
         assert!(!lanes.is_complete(), "ended and not delivered");
         lanes.deliver(&record(1, 6));
         assert!(lanes.is_complete());
+        assert_eq!(lanes.unfinished(Nanos(5), Nanos(9)), None);
     }
 
     /// Numbers alone said "complete" here: two numbers, two records delivered, one still to come.

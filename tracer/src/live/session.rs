@@ -195,19 +195,21 @@ impl Session {
     /// As [`Self::drain`].
     pub fn finish(mut self) -> Result<Batch, LiveError> {
         self.detach();
-        // Programs that are running when their link goes away finish within a scheduling quantum.
+        // Programs that are running when their link goes away finish once they are scheduled again.
         let mut records = Vec::new();
-        for _ in 0..50 {
+        let begin = Nanos(clock::now());
+        let now = loop {
             self.read_lanes();
             records.append(&mut self.take_records());
-            if self.lanes.is_complete() {
-                break;
+            let now = Nanos(clock::now());
+            if self.lanes.is_complete() || HOLD_NS <= now.since(begin) {
+                break now;
             }
             std::thread::sleep(Duration::from_millis(2));
-        }
-        let now = Nanos(clock::now());
+        };
         let mut gaps = self.misses.poll(&self.object);
         gaps.append(&mut self.lanes.untold(now));
+        gaps.extend(self.lanes.unfinished(self.watermark, now));
         Ok(Batch { records, gaps, watermark: now })
     }
 
