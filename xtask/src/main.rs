@@ -4,6 +4,7 @@ mod cli;
 mod ebpf;
 mod finding;
 mod lab;
+mod long;
 mod matrix;
 mod mutants;
 mod process;

@@ -34,6 +34,8 @@ pub enum RegionKind {
     ForcedExchange = 4,
     /// A store behind KVM's forced-emulation prefix.
     ForcedStore = 5,
+    /// Increments the word of one page as often as it stores per visit, and of the next page with the next visit.
+    Streak = 6,
 }
 
 /// Bytes of one region entry in the control page.
@@ -77,7 +79,7 @@ pub const PROGRAM: &[u8] = &[
     0xff, 0xc8,                               // 2e dec   eax
     0x0f, 0x84, 0x83, 0x00, 0x00, 0x00,       // 30 je    forced_exchange
     0xff, 0xc8,                               // 36 dec   eax
-    0x0f, 0x84, 0x8e, 0x00, 0x00, 0x00,       // 38 je    forced_store
+    0x0f, 0x89, 0xb5, 0x00, 0x00, 0x00,       // 38 jns   more
     // sequential: go on where the last visit stopped
     0x49, 0x8b, 0x54, 0xee, 0x20,             // 3e mov   rdx, [r14+rbp*8+0x20]
     0x4c, 0x39, 0xca,                         // 43 cmp   rdx, r9
@@ -138,6 +140,21 @@ pub const PROGRAM: &[u8] = &[
     0x4d, 0x89, 0x2e,                         // e9 mov   [r14], r13
     0xe6, 0xf4,                               // ec out   0xf4, al
     0xe9, 0x10, 0xff, 0xff, 0xff,             // ee jmp   walk
+    // more: the kinds for which the branches above are too short
+    0x74, 0xd7,                               // f3 je    forced_store
+    // streak: all stores of a visit to one page, the next page with the next visit
+    0x49, 0x8b, 0x54, 0xee, 0x20,             // f5 mov   rdx, [r14+rbp*8+0x20]
+    0x4c, 0x39, 0xca,                         // fa cmp   rdx, r9
+    0x72, 0x02,                               // fd jb    +2
+    0x31, 0xd2,                               // ff xor   edx, edx
+    0x48, 0x89, 0xd0,                         // 101 mov   rax, rdx
+    0x48, 0xc1, 0xe0, 0x0c,                   // 104 shl   rax, 12
+    0x49, 0xff, 0x04, 0x00,                   // 108 inc   qword [r8+rax]
+    0x48, 0xff, 0xc9,                         // 10c dec   rcx
+    0x75, 0xf7,                               // 10f jnz   108
+    0x48, 0xff, 0xc2,                         // 111 inc   rdx
+    0x49, 0x89, 0x54, 0xee, 0x20,             // 114 mov   [r14+rbp*8+0x20], rdx
+    0xeb, 0xbd,                               // 119 jmp   next
 ];
 
 #[cfg(test)]
@@ -155,9 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn program_fits_one_page_and_ends_with_the_jump_back() {
-        assert_eq!(PROGRAM.len(), 0xf3);
-        assert_eq!(target(PROGRAM.len(), 4), 0x03);
+    fn program_fits_one_page_and_a_walk_ends_with_the_jump_back() {
+        assert_eq!(PROGRAM.len(), 0x11b);
+        assert_eq!(target(0xf3, 4), 0x03);
         assert_eq!(PROGRAM[END_OF_WALK..END_OF_WALK + 2], [0xe6, PORT as u8]);
     }
 
@@ -171,13 +188,15 @@ mod tests {
         assert_eq!(PROGRAM[exchange + 7..exchange + 9], [0xf0, 0x49]);
         let forced_exchange = target(0x36, 4);
         assert_eq!(PROGRAM[forced_exchange + 7..forced_exchange + 12], *b"\x0f\x0bkvm");
-        let forced_store = target(0x3e, 4);
+        let more = target(0x3e, 4);
+        assert_eq!(PROGRAM[more + 2..more + 7], [0x49, 0x8b, 0x54, 0xee, 0x20]);
+        let forced_store = target(more + 2, 1);
         assert_eq!(PROGRAM[forced_store + 4..forced_store + 9], *b"\x0f\x0bkvm");
     }
 
     #[test]
     fn every_path_meets_at_the_next_region() {
-        for end in [0x64, 0xa2, 0xab, 0xb9, 0xcc] {
+        for end in [0x64, 0xa2, 0xab, 0xb9, 0xcc, 0x11b] {
             assert_eq!(target(end, 1), 0xd8);
         }
         assert_eq!(target(0xe5, 4), 0x05);
@@ -187,5 +206,6 @@ mod tests {
     fn loops_close_on_their_first_instruction() {
         assert_eq!(target(0x5d, 1), 0x43);
         assert_eq!(target(0xa0, 1), 0x64);
+        assert_eq!(target(0x111, 1), 0x108);
     }
 }

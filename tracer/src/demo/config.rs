@@ -33,6 +33,8 @@ pub enum Pattern {
     Sequential,
     /// Randomly, most stores in a hot eighth of the pages.
     Random,
+    /// One page after the other, all stores between two exits to the same one; no page is shared.
+    Streaks,
 }
 
 /// What the guest's memory is made of on the host.

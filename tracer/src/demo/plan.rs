@@ -45,6 +45,7 @@ impl VcpuPlan {
         let own = match (config.pattern, vcpu % 2) {
             (Pattern::Sequential, _) | (Pattern::Mixed, 1..) => RegionKind::Sequential,
             (Pattern::Random, _) | (Pattern::Mixed, 0) => RegionKind::Random,
+            (Pattern::Streaks, _) => RegionKind::Streak,
         };
         let region = |address, pages: u64, kind| Region {
             address: address + word,
@@ -54,10 +55,17 @@ impl VcpuPlan {
         };
         let mut regions = Vec::new();
         for slot in slots {
-            let shared = (slot.pages / PART).max(1);
+            let shared = match config.pattern {
+                Pattern::Streaks => 0,
+                Pattern::Mixed | Pattern::Sequential | Pattern::Random => {
+                    (slot.pages / PART).max(1)
+                }
+            };
             let share = (slot.pages - shared) / u64::from(config.vcpus);
             let first = slot.address + (shared + u64::from(vcpu) * share) * PAGE_BYTES;
-            regions.push(region(slot.address, shared, RegionKind::Random));
+            if 0 < shared {
+                regions.push(region(slot.address, shared, RegionKind::Random));
+            }
             if 0 < share {
                 regions.push(region(first, share, own));
             }
@@ -107,7 +115,7 @@ impl VcpuPlan {
     /// Increments per walk.
     pub fn stores_per_walk(&self, config: &GuestConfig) -> u64 {
         let loops = self.regions.iter().filter(|region| match region.kind {
-            RegionKind::Sequential | RegionKind::Random => true,
+            RegionKind::Sequential | RegionKind::Random | RegionKind::Streak => true,
             RegionKind::Crossing
             | RegionKind::Exchange
             | RegionKind::ForcedExchange

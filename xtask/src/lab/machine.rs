@@ -148,13 +148,16 @@ pub fn run_guest(
     for again in 1..=GUEST_RESETS_MAX {
         let run = run(kernel, shape, job, folder, output)?;
         let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
-        if !errors.contains("left the guest unexpectedly: Shutdown") {
+        if !errors.contains(GUEST_WAS_RESET) {
             return Ok(run);
         }
         println!("{folder}: the emulator reset a vCPU of the guest; run {} follows", again + 1);
     }
     run(kernel, shape, job, folder, output)
 }
+
+/// What the demo says of a guest that was reset.
+pub const GUEST_WAS_RESET: &str = "left the guest unexpectedly: Shutdown";
 
 /// Runs given up because of a reset before the last one counts.
 const GUEST_RESETS_MAX: u32 = 5;

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{finding, matrix, mutants};
+use crate::{finding, long, matrix, mutants};
 use machine::{Output, Shape};
 use payload::{Command, Job};
 
@@ -46,6 +46,9 @@ enum Task {
     /// Runs every kernel, memory management and log mode, and writes docs/kernels.md.
     #[command(after_help = "Example: cargo xtask lab matrix 6.12")]
     Matrix(matrix::Flags),
+    /// Traces a healthy kernel for ten million events and judges the recording on this machine.
+    #[command(after_help = "Example: cargo xtask lab long --seconds 300")]
+    Long(long::Flags),
 }
 
 /// Says what the machine offers; fails if KVM is not usable in it.
@@ -70,6 +73,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         Some(Task::Mutants(flags)) => mutants::run(flags),
         Some(Task::Finding(flags)) => finding::run(flags),
         Some(Task::Matrix(flags)) => matrix::run(flags),
+        Some(Task::Long(flags)) => long::run(flags),
         None => run_command(flags),
     }
 }

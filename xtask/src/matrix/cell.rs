@@ -1,6 +1,10 @@
 //! A machine of the matrix, its guests, and the folder with what they brought back.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -8,7 +12,7 @@ use super::{Row, mmu_name, paths};
 use crate::{
     lab::{
         kernel::Kernel,
-        machine::{self, Mmu, Output, Shape},
+        machine::{self, GUEST_WAS_RESET, Mmu, Output, Shape},
         payload::{Command, Job},
         report::Report,
     },
@@ -121,27 +125,42 @@ impl Cell {
             } else {
                 Err("it left no report".to_owned())
             };
-            Row { cell: *self, guest, release: release.clone(), result }
+            let resets = report.with_extension("resets");
+            let resets = fs::read_to_string(resets).unwrap_or_default().lines().count();
+            Row { cell: *self, guest, release: release.clone(), result, resets }
         };
         self.guests().into_iter().map(row).collect()
     }
 }
 
-/// Runs the guests in turn, each with a report of its own.
+/// Runs the guests in turn, each with a report of its own. One that the emulator resets (see
+/// [`machine::run_guest`]) runs again; each such time leaves a line in its `.resets`.
 fn script(guests: &[Guest], seconds: u32) -> String {
-    let runs = guests.iter().map(|guest| {
+    let mut text = format!(
+        "guest() {{
+    file=$1; shift
+    for attempt in 0 1 2 3 4; do
+        rm -f /out/$file.kdt
+        \"$@\" > /out/$file.json 2> /out/$file.errors
+        grep -q '{GUEST_WAS_RESET}' /out/$file.errors || return 0
+        echo $attempt >> /out/$file.resets
+    done
+}}\n"
+    );
+    for guest in guests {
         let Guest { mode, vcpus, flags, .. } = guest;
         // What happens to such a guest happens between two harvests, a few times a second.
         let seconds = if guest.is_recorded { 3 * seconds } else { seconds };
         let file = guest.file();
         let record =
             if guest.is_recorded { format!("--output /out/{file}.kdt") } else { String::new() };
-        format!(
-            "kvmdirty-trace demo --headless --json --seconds {seconds} --mode {mode} \
-             --vcpus {vcpus} {flags} {record} > /out/{file}.json 2> /out/{file}.errors\n"
-        )
-    });
-    runs.collect()
+        let _ = writeln!(
+            text,
+            "guest {file} kvmdirty-trace demo --headless --json --seconds {seconds} --mode {mode} \
+             --vcpus {vcpus} {flags} {record}"
+        );
+    }
+    text
 }
 
 impl Guest {

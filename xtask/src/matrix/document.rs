@@ -1,11 +1,26 @@
-//! `docs/kernels.md`: one section per kernel.
+//! `docs/kernels.md`: one section per kernel, and one for the long run (`lab long`).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Cell, Row, paths, table};
-use crate::lab::kernel::{KERNELS, Kernel};
+use crate::{
+    lab::kernel::{KERNELS, Kernel},
+    workspace,
+};
+
+/// Where the tables go.
+pub const DOCUMENT: &str = "docs/kernels.md";
+
+/// A part of the document that one command writes.
+#[derive(Debug, Clone, Copy)]
+pub enum Section {
+    /// The matrix of a kernel.
+    Kernel(&'static Kernel),
+    /// Millions of events on a healthy kernel.
+    Long,
+}
 
 const HEAD: &str = "# Kernels
 
@@ -21,8 +36,8 @@ of the stock kernel, found no integrity violation, every operation that was atta
 /// # Errors
 ///
 /// A recording cannot be read.
-pub fn section(kernel: &Kernel, rows: &[Row], missing: &[Cell]) -> Result<String> {
-    let mut text = heading(kernel);
+pub fn section(kernel: &'static Kernel, rows: &[Row], missing: &[Cell]) -> Result<String> {
+    let mut text = heading(Section::Kernel(kernel));
     let release = rows.iter().map(|row| row.release.as_str()).find(|release| !release.is_empty());
     let clean = rows.iter().filter(|row| row.complaints().is_empty()).count();
     let _ = writeln!(
@@ -56,27 +71,45 @@ pub fn section(kernel: &Kernel, rows: &[Row], missing: &[Cell]) -> Result<String
     Ok(text)
 }
 
-fn heading(kernel: &Kernel) -> String {
-    format!("## {}\n", kernel.name)
+/// The line a section begins with.
+pub fn heading(section: Section) -> String {
+    let name = match section {
+        Section::Kernel(kernel) => kernel.name,
+        Section::Long => "A long run",
+    };
+    format!("## {name}\n")
 }
 
-/// The document with that section in place of the one it had, kernels in order of age.
-pub fn with_section(before: &str, kernel: &Kernel, section: &str) -> String {
-    let mut text = HEAD.to_owned();
-    for known in &KERNELS {
-        let kept = if known.name == kernel.name { Some(section) } else { find(before, known) };
+/// Puts a section into the document, in place of the one it had.
+///
+/// # Errors
+///
+/// The document cannot be written.
+pub fn write(section: Section, text: &str) -> Result<()> {
+    let path = workspace::root().join(DOCUMENT);
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(&path, with_section(&before, section, text))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// The document with that section in place of the one it had: kernels in order of age, then the long run.
+fn with_section(before: &str, section: Section, text: &str) -> String {
+    let mut document = HEAD.to_owned();
+    for known in KERNELS.iter().map(Section::Kernel).chain([Section::Long]) {
+        let is_new = heading(known) == heading(section);
+        let kept = if is_new { Some(text) } else { find(before, known) };
         if let Some(kept) = kept {
-            text.push('\n');
-            text += kept.trim_end();
-            text.push('\n');
+            document.push('\n');
+            document += kept.trim_end();
+            document.push('\n');
         }
     }
-    text
+    document
 }
 
-/// The section of a kernel in the document.
-fn find<'a>(text: &'a str, kernel: &Kernel) -> Option<&'a str> {
-    let start = text.find(&heading(kernel))?;
+/// A section of the document.
+fn find(text: &str, section: Section) -> Option<&str> {
+    let start = text.find(&heading(section))?;
     let section = &text[start..];
     let end = section[3..].find("\n## ").map_or(section.len(), |end| end + 3);
     Some(&section[..end])
@@ -88,11 +121,13 @@ mod tests {
 
     #[test]
     fn a_section_takes_its_place_and_leaves_the_others() {
-        let [old, middle, ..] = &KERNELS;
+        let [old, middle, ..] = KERNELS.each_ref().map(Section::Kernel);
         let one = with_section("", middle, "## 6.1\n\nfirst\n");
-        let two = with_section(&one, old, "## 5.10\n\nolder\n");
-        let three = with_section(&two, middle, "## 6.1\n\nsecond\n");
-        assert!(three.ends_with("## 5.10\n\nolder\n\n## 6.1\n\nsecond\n"), "{three}");
-        assert!(!three.contains("first"));
+        let two = with_section(&one, Section::Long, "## A long run\n\nmillions\n");
+        let three = with_section(&two, old, "## 5.10\n\nolder\n");
+        let four = with_section(&three, middle, "## 6.1\n\nsecond\n");
+        let expected = "## 5.10\n\nolder\n\n## 6.1\n\nsecond\n\n## A long run\n\nmillions\n";
+        assert!(four.ends_with(expected), "{four}");
+        assert!(!four.contains("first"));
     }
 }

@@ -6,26 +6,21 @@
 //! not.
 
 mod cell;
-mod document;
+pub mod document;
 mod paths;
 mod table;
 
-use std::{fs, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{
-    lab::{
-        kernel::{self, KERNELS, Kernel},
-        machine::Mmu,
-        report::Report,
-    },
-    workspace,
+use crate::lab::{
+    kernel::{self, KERNELS, Kernel},
+    machine::Mmu,
+    report::Report,
 };
 use cell::{Cell, Guest};
-
-/// Where the tables go.
-const DOCUMENT: &str = "docs/kernels.md";
+use document::{DOCUMENT, Section};
 
 /// Flags of `lab matrix`.
 #[derive(Debug, clap::Args)]
@@ -56,6 +51,8 @@ pub struct Row {
     pub release: String,
     /// The tool's report, or why there is none.
     pub result: Result<Report, String>,
+    /// Runs before this one that say nothing, because the emulator reset the guest.
+    pub resets: usize,
 }
 
 impl Row {
@@ -107,10 +104,7 @@ fn write_section(kernel: &'static Kernel) -> Result<()> {
     }
     let rows: Vec<Row> = ran.iter().flat_map(Cell::rows).collect();
     let section = document::section(kernel, &rows, &missing)?;
-    let path = workspace::root().join(DOCUMENT);
-    let before = fs::read_to_string(&path).unwrap_or_default();
-    fs::write(&path, document::with_section(&before, kernel, &section))
-        .with_context(|| format!("write {}", path.display()))
+    document::write(Section::Kernel(kernel), &section)
 }
 
 /// The word the command line has for it.

@@ -73,6 +73,9 @@ fn in_words(row: &Row) -> String {
             let _ = write!(words, "; {count} unknown: {cause}");
         }
     }
+    if 0 < row.resets {
+        let _ = write!(words, "; guest reset by the emulator {} times before", row.resets);
+    }
     words.replace('\n', " ").replace('|', "/")
 }
 
