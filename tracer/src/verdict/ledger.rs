@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::event::{Class, Gap, Gfn, Nanos, SlotId, VmId};
 
 use super::benign::LookAlikes;
-use super::{Finding, LookAlike, RuleId, UnknownCause, Verdict, VerdictCounts};
+use super::{Finding, LookAlike, RuleId, Step, UnknownCause, Verdict, VerdictCounts};
 
 /// What a finding rests on, which says what dropped records can do to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ struct Entry {
     finding: Arc<Finding>,
     proof: Proof,
     judged: Nanos,
+    /// How often it was `lost`.
+    lost: u64,
     is_withdrawn: bool,
 }
 
@@ -123,6 +125,7 @@ impl Ledger {
             let finding = Arc::make_mut(&mut entry.finding);
             self.counts.take_back(finding.verdict, finding.count);
             finding.count += 1;
+            entry.lost += u64::from(verdict == Verdict::Lost);
             finding.last = finding.last.max(at);
             if finding.verdict < verdict {
                 let Finding { verdict, sentence, witness, .. } = make();
@@ -143,7 +146,44 @@ impl Ledger {
         self.index.insert(key, self.entries.len());
         self.unsettled.push_back(self.entries.len());
         let finding = Arc::new(make());
-        self.entries.push(Entry { finding, proof, judged: at, is_withdrawn: false });
+        let lost = u64::from(verdict == Verdict::Lost);
+        self.entries.push(Entry { finding, proof, judged: at, lost, is_withdrawn: false });
+    }
+
+    /// One time that the page was called lost, something was under way that may have saved it.
+    pub fn weaken(&mut self, key: Key, shown: impl FnOnce() -> Step) {
+        let Some(&place) = self.index.get(&key) else { return };
+        let entry = &mut self.entries[place];
+        if entry.is_withdrawn || entry.finding.verdict != Verdict::Lost {
+            return;
+        }
+        entry.lost = entry.lost.saturating_sub(1);
+        if 0 < entry.lost {
+            return;
+        }
+        let finding = Arc::make_mut(&mut entry.finding);
+        self.counts.take_back(Verdict::Lost, finding.count);
+        self.counts.add(Verdict::AtRisk, finding.count);
+        finding.verdict = Verdict::AtRisk;
+        finding.witness.steps.push(shown());
+        self.is_changed = true;
+        self.unsettled.push_back(place);
+    }
+
+    /// What the finding rests on can have been otherwise after all.
+    pub fn withdraw(&mut self, key: Key, cause: UnknownCause) {
+        let Some(&place) = self.index.get(&key) else { return };
+        let entry = &mut self.entries[place];
+        if entry.is_withdrawn {
+            return;
+        }
+        entry.is_withdrawn = true;
+        let n = entry.finding.count;
+        self.counts.take_back(entry.finding.verdict, n);
+        self.counts.unknown += n;
+        *self.causes.entry(cause).or_default() += n;
+        self.findings_total -= 1;
+        self.is_changed = true;
     }
 
     /// The next finding whose witness may not be minimal yet.

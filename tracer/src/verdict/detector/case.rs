@@ -53,6 +53,7 @@ impl Detector {
             let witness = Witness { gaps, ..ctx.drawn(steps, &case) };
             finding(case, (vm.id, slot_id), tell(), witness)
         });
+        self.note_lost(&case);
         self.note_worst(case);
     }
 

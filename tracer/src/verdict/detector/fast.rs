@@ -34,6 +34,7 @@ impl Detector {
         if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
             cell.opened += 1;
         }
+        self.weaken_hasty(at, (vm, slot, page.gfn), mark.is_logged);
         let opening = self.fast_opening(at, vm, slot, mark);
         let may_predict = self.may_predict(vm, &opening, at.event.span);
         let is_racing =
@@ -77,7 +78,8 @@ impl Detector {
             hold: Span::default(),
             is_doubtful: false,
         };
-        let is_doubtful = self.is_closed_inside(vm, &opening, at.event.span);
+        let is_doubtful = self.is_unsettled(vm, slot, at.event.span.lo)
+            || self.is_closed_inside(vm, &opening, at.event.span);
         Opening { is_doubtful, ..opening }
     }
 

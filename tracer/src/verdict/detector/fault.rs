@@ -47,7 +47,13 @@ impl Detector {
         }
         let is_opening = is_open && was_open != Some(true);
         let protection = if is_open { Protection::Open } else { Protection::Closed };
-        let protection = if is_opening { self.after_race(at, vm, slot, page) } else { protection };
+        let protection = match protection {
+            Protection::Open if self.is_unsettled(vm, slot, at.event.span.lo) => {
+                Protection::Unknown
+            }
+            Protection::Open if is_opening => self.after_race(at, vm, slot, page),
+            other => other,
+        };
         self.set_protection(vm, slot, page, |state| {
             state.change(protection, at.ordinal);
             state.set(page_flag::UNLOGGED, !is_opening && state.has(page_flag::UNLOGGED));
@@ -171,7 +177,7 @@ impl Detector {
             ordinal: at.ordinal,
             is_locked: true,
             hold,
-            is_doubtful: false,
+            is_doubtful: self.is_unsettled(vm, slot, hold.lo),
         };
         self.judge_beside_words(at, vm, &opening);
         self.vms[vm].openings.push(opening);

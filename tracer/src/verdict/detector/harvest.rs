@@ -89,7 +89,7 @@ impl Detector {
             thread.closings.clear();
             self.close_harvest(&ioctl);
             self.ledger.unknown(UnknownCause::Dropped, ioctl.pages.taken);
-            self.abandon_ring_pairs(ioctl.vm, UnknownCause::Dropped);
+            self.abandon_pairs(ioctl.vm, UnknownCause::Dropped);
         }
     }
 
@@ -134,6 +134,7 @@ impl Detector {
             is_read_back: false,
         };
         self.ctx.ioctl = ioctl.ordinal;
+        self.settle(at, vm, &ioctl);
         self.judge_unread(at, &word, &ioctl);
         self.judge_words_at_once(at, vm, &word);
         self.take_word(&word, &mut ioctl, place, |bit| {

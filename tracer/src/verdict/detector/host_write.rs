@@ -36,6 +36,7 @@ impl Detector {
                     if mark.is_logged && is_steal_time {
                         self.note_steal_time(vm, index, &mark);
                     } else if mark.is_logged {
+                        self.weaken_hasty(at, (vm, index, gfn), true);
                         self.close_host_write(at, vm, index, gfn, mark.span.hi);
                         self.judge_write_order(at, vm, index, gfn, mark.ordinal);
                     }

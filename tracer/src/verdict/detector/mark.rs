@@ -65,12 +65,16 @@ impl Detector {
             at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
         let report = if is_racing { self.report_after_race(at, vm, slot, gfn) } else { None };
         let is_bitmap = self.vms[vm].ring_bytes == 0;
+        let (newest, known_since) = (self.ctx.spool.newest(), self.ctx.known_since);
         let has_room = self.with_page(vm, slot, gfn, |page, marked| {
             if is_bitmap {
                 page.set(page_flag::STEAL_TIME, false);
             }
             match report {
-                None => Slot::mark(page, marked, at.ordinal),
+                None => {
+                    let is_known = known_since <= page.taken.ordinal(newest);
+                    Slot::mark(page, marked, at.ordinal, is_known);
+                }
                 Some(_) if page.report == Report::Marked => {}
                 Some(report) => page.report = report,
             }
@@ -81,6 +85,7 @@ impl Detector {
         if report == Some(Report::Clean) {
             self.benign(LookAlike::MarkTakenAtOnce);
         }
+        self.weaken_hasty(at, (vm, slot, gfn), report != Some(Report::Clean));
         let seen = MarkSeen { slot, gfn, hi: at.event.span.hi, ordinal: at.ordinal };
         self.vms[vm].marks.push(seen);
     }

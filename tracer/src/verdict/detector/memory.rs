@@ -111,6 +111,7 @@ impl Detector {
             self.stop_logging(vm, index);
         } else if !found.is_enabled {
             self.start_logging(at.ordinal, vm, index, at.event.span.hi, commit);
+            self.unsettle(at, vm, index, commit);
         }
     }
 
@@ -163,6 +164,7 @@ impl Detector {
         slot.is_logging = false;
         slot.is_enabled = false;
         slot.committed = None;
+        slot.unsettled = None;
         slot.logging_since = None;
         slot.marked = 0;
         slot.overdue = 0;

@@ -4,10 +4,10 @@
 //! event --> thread (what its bracket did so far) --> page state --> judgement --> ledger
 //! ```
 //!
-//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` (faults and harvest words),
-//! `unmarked`, `lock`, `harvest`, `returned` and `verify`, `unread`, `host_write`, `memory` and `enable` (slots and
-//! logging), `ring`, `ring_pair` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end). State is per
-//! page, thread, slot and VM; nothing grows with the trace.
+//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` and `pair` (faults and harvest
+//! words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`, `host_write`, `memory`
+//! and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end).
+//! State is per page, thread, slot and VM; nothing grows with the trace.
 
 mod alone;
 mod beside;
@@ -18,6 +18,7 @@ mod fast;
 mod fault;
 mod flush;
 mod harvest;
+mod hasty;
 mod heat;
 mod host_write;
 mod left;
@@ -26,6 +27,7 @@ mod logging;
 mod look;
 mod mark;
 mod memory;
+mod pair;
 mod popped;
 mod predict;
 mod recent;
@@ -33,7 +35,7 @@ mod residue;
 mod results;
 mod returned;
 mod ring;
-mod ring_pair;
+mod settle;
 mod slot;
 mod spte_set;
 mod thread;

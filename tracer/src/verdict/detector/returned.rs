@@ -20,6 +20,7 @@ impl Detector {
             Some(_) | None => self.open_ioctl(at, vm, op),
         };
         self.close_harvest(&ioctl);
+        self.settle(at, vm, &ioctl);
         self.ctx.ioctl = ioctl.ordinal;
         match op.op {
             IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {
@@ -61,7 +62,7 @@ impl Detector {
             (ioctl.first_visit.is_some() && ioctl.last_visit <= flush.lo).then_some(flush);
         if ioctl.is_taker {
             let outcome = Outcome { own_flush, counter_moved, is_complete };
-            self.settle_ring_pairs(at, vm, place);
+            self.settle_pairs(at, vm, place);
             self.judge_pages(at, place, &ioctl, outcome);
             self.settle_left_open(vm, false);
             if let (IoctlOp::GetDirtyLog, true, Some(slot)) = (op.op, is_complete && ret == 0, slot)

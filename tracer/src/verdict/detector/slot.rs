@@ -7,6 +7,7 @@ use crate::order::Ordinal;
 use crate::verdict::page::{Page, PageTable, Protection, Report};
 use crate::verdict::tally::HeatCell;
 
+use super::hasty::LostPage;
 pub(crate) use super::recent::Recent;
 use super::thread::PendingMark;
 use super::tlb::OpenTlb;
@@ -29,6 +30,8 @@ pub(crate) struct Vm {
     pub origin: Option<RawEvent>,
     /// End of the last harvest word of the VM.
     pub last_word: Nanos,
+    /// Some slot is not settled yet ([`Slot::unsettled`]).
+    pub has_unsettled: bool,
     /// End of the last record that opened a page.
     pub last_open: Nanos,
     /// The last flushes, any thread, newest last.
@@ -54,8 +57,10 @@ pub(crate) struct Vm {
     pub outside: BTreeMap<VcpuId, Outside>,
     /// Popped pages read back writable that a lockless fault in progress could still explain.
     pub left_open: Vec<LeftOpen>,
-    /// Faults beside words of a RESET that has not told yet which entries it popped.
-    pub ring_pairs: Vec<(Opening, WordSeen)>,
+    /// The last pages that were called lost, newest last.
+    pub lost: Recent<LostPage, 32>,
+    /// Faults beside words of a harvest that has not returned.
+    pub pairs: Vec<(Opening, WordSeen)>,
 }
 
 /// One memslot.
@@ -71,6 +76,8 @@ pub(crate) struct Slot {
     pub logging_shown: Ordinal,
     /// A slot record, not just a mark, has shown that it logs.
     pub is_enabled: bool,
+    /// Up to here an ioctl that had begun before the attach may have closed pages without a record.
+    pub unsettled: Option<Nanos>,
     /// Logging was turned on before our eyes, at this commit or the return of its ioctl: by then every reader of the
     /// old slot object had left.
     pub committed: Option<Nanos>,
@@ -230,6 +237,7 @@ impl Vm {
             last_slot: 0,
             origin: None,
             last_word: Nanos(0),
+            has_unsettled: false,
             last_open: Nanos(0),
             flushes: Recent::default(),
             open_tlbs: Vec::new(),
@@ -243,7 +251,8 @@ impl Vm {
             rings: Vec::new(),
             outside: BTreeMap::new(),
             left_open: Vec::new(),
-            ring_pairs: Vec::new(),
+            lost: Recent::default(),
+            pairs: Vec::new(),
         }
     }
 
@@ -321,6 +330,7 @@ impl Slot {
             logging_since: None,
             logging_shown: 0,
             is_enabled: false,
+            unsettled: None,
             committed: None,
             is_deleted: false,
             pages: PageTable::new(base, Page::default()),
@@ -360,8 +370,8 @@ impl Slot {
         Some(word >> (gfn.0.wrapping_sub(self.base.0) & 63) & 1 != 0)
     }
 
-    /// Notes a mark: whether it is the first since the bit was taken.
-    pub fn mark(page: &mut Page, marked: &mut u64, at: Ordinal) {
+    /// Notes a mark: whether it is the first since the bit was taken. `is_known`: no record is missing since then.
+    pub fn mark(page: &mut Page, marked: &mut u64, at: Ordinal, is_known: bool) {
         use crate::order::spool::Stamp;
         use crate::verdict::page::page_flag::{FIRST_UNSURE, MARKED_AGAIN};
         if page.report == Report::Marked {
@@ -369,7 +379,7 @@ impl Slot {
             return;
         }
         *marked += 1;
-        page.set(FIRST_UNSURE, page.report != Report::Clean);
+        page.set(FIRST_UNSURE, page.report != Report::Clean || !is_known);
         page.report = Report::Marked;
         page.mark = Stamp::of(at);
         page.set(MARKED_AGAIN, false);

@@ -168,8 +168,7 @@ impl Detector {
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let newest = self.ctx.spool.newest();
         let taken = page.taken.ordinal(newest);
-        let is_clean = page.report == Report::Clean
-            && self.ctx.known_since <= taken.max(page.changed.ordinal(newest));
+        let is_clean = page.report == Report::Clean && self.ctx.known_since <= taken;
         (if is_clean { Verdict::Lost } else { Verdict::AtRisk }, taken)
     }
 }

@@ -1,4 +1,7 @@
-//! Faults beside the words of a RESET: only the end of `kvm_dirty_ring_reset` tells which entries it popped (K02).
+//! Faults beside the words of a harvest that has not returned (K02): they are judged at its return.
+//!
+//! Until then the page may be marked again, and of a RESET only the end of `kvm_dirty_ring_reset` tells which entries
+//! it popped.
 //!
 //! ```text
 //! vcpu                                   harvester
@@ -14,8 +17,8 @@ use super::slot::{Opening, WordSeen};
 use super::thread::PendingMark;
 use super::{At, Detector};
 
-/// Pairs kept until their RESET returns.
-const PAIRS_MAX: usize = 256;
+/// Pairs kept until their harvest returns.
+const PAIRS_MAX: usize = 1024;
 
 impl Detector {
     /// The entry of the mark is in its ring: no RESET has popped it.
@@ -26,20 +29,18 @@ impl Detector {
         is_reset.is_some_and(|ring| ring.popped_by(index.wrapping_sub(1)).is_none())
     }
 
-    /// Whether the RESET of that word popped the entry of the fault's mark is not known before it returns. `true`: it
-    /// will be judged then.
+    /// The harvest of that word has not returned: the pair will be judged then.
     pub(super) fn is_pair_deferred(
         &mut self,
         vm: usize,
         opening: &Opening,
         word: &WordSeen,
     ) -> bool {
-        let is_ring = matches!(opening.mark.word, MarkWord::Ring(_));
-        if !is_ring || !self.threads.iter().any(|thread| thread.is_taking(word)) {
+        if !self.threads.iter().any(|thread| thread.is_taking(word)) {
             return false;
         }
-        if self.vms[vm].ring_pairs.len() < PAIRS_MAX {
-            self.vms[vm].ring_pairs.push((*opening, *word));
+        if self.vms[vm].pairs.len() < PAIRS_MAX {
+            self.vms[vm].pairs.push((*opening, *word));
         } else {
             self.unknown_page((vm, opening.slot, opening.gfn), UnknownCause::Limit);
         }
@@ -47,22 +48,22 @@ impl Detector {
     }
 
     /// The ioctl of the thread returns: its pairs are judged.
-    pub(super) fn settle_ring_pairs(&mut self, at: At<'_>, vm: usize, place: usize) {
-        if self.vms[vm].ring_pairs.is_empty() {
+    pub(super) fn settle_pairs(&mut self, at: At<'_>, vm: usize, place: usize) {
+        if self.vms[vm].pairs.is_empty() {
             return;
         }
-        for (opening, word) in std::mem::take(&mut self.vms[vm].ring_pairs) {
+        for (opening, word) in std::mem::take(&mut self.vms[vm].pairs) {
             if self.threads.get_mut(place).has_taken(&word) {
                 self.judge_between(at, vm, &opening, &word);
             } else {
-                self.vms[vm].ring_pairs.push((opening, word));
+                self.vms[vm].pairs.push((opening, word));
             }
         }
     }
 
-    /// The ioctl never returned in this trace: what it popped is not known.
-    pub(super) fn abandon_ring_pairs(&mut self, vm: usize, cause: UnknownCause) {
-        for (Opening { slot, gfn, .. }, _) in std::mem::take(&mut self.vms[vm].ring_pairs) {
+    /// The ioctl never returned in this trace: how it went on is not known.
+    pub(super) fn abandon_pairs(&mut self, vm: usize, cause: UnknownCause) {
+        for (Opening { slot, gfn, .. }, _) in std::mem::take(&mut self.vms[vm].pairs) {
             self.unknown_page((vm, slot, gfn), cause);
         }
     }
