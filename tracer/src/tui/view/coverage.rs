@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ratatui::text::{Line, Span};
 
 use crate::event::{Evidence, Gap, Kind, Operation};
+use crate::summary::{Check, State};
 use crate::tui::figures::{clock, count, cut, duration, short, wrap};
 use crate::tui::model::Model;
 use crate::tui::view::frame::heading;
@@ -18,6 +19,7 @@ pub fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     lines.extend(plan_lines(model, width));
     lines.extend(probe_lines(model, width));
+    lines.extend(check_lines(model, width));
     lines.extend(rule_lines(model, width));
     lines.extend(gap_lines(model, width));
     lines.extend(unknown_lines(model, width));
@@ -108,6 +110,28 @@ fn probe_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     }
     if let Some(added) = harvests::added(model) {
         lines.push(Line::raw(format!("  harvests: {added}")));
+    }
+    lines
+}
+
+/// Attached is not firing: how often an operation was seen inside the one that contains it.
+fn check_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let palette = &model.palette;
+    let mut lines = vec![heading(model, "self-check: seen inside what contains it", width)];
+    let checks = model.shown.summary.self_check.checks().filter(|check| check.exits != 0);
+    lines.extend(checks.map(|check| {
+        let Check { operation, wrapper, exits, hits } = check;
+        let (state, style) = match check.state() {
+            State::Fires => (State::Fires.name(), palette.text()),
+            State::Silent => ("silent: inlined there, or not done", palette.warning()),
+            State::Unexercised => (State::Unexercised.name(), palette.quiet()),
+        };
+        let seen = format!("{} of {}", short(hits), short(exits));
+        let text = format!("  {:<20}{seen:>16}  {wrapper}: {state}", operation.name());
+        Line::styled(cut(&text, width, palette.glyphs), style)
+    }));
+    if lines.len() == 1 {
+        lines.push(Line::styled("  nothing that contains another operation yet", palette.quiet()));
     }
     lines
 }
@@ -286,6 +310,8 @@ fn unknown_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
 mod tests {
     use insta::assert_snapshot;
 
+    use super::check_lines;
+    use crate::event::{CpuId, Event, EventKind, Nanos};
     use crate::tui::model::Tab;
     use crate::tui::msg::{Step, Wish};
     use crate::tui::sample::{after, busy, lossy, poorly_attached, screen, with};
@@ -317,8 +343,39 @@ mod tests {
           ring-push           direct          0
           ring-reset          direct          0
         dropped 0 · gaps 0 · cpu: probe 3.1% tool 1.2% max 25%
-        j 15 more lines  ? help  q quit  Tab screen  space freeze
+        j 17 more lines  ? help  q quit  Tab screen  space freeze
         "#);
+    }
+
+    #[test]
+    fn an_attached_operation_that_is_never_seen_is_called_silent() {
+        let word = Event {
+            span: crate::event::Span { lo: Nanos(1), hi: Nanos(2) },
+            vm: crate::event::VmId(1),
+            tid: crate::event::Tid(7),
+            lane: crate::event::Lane { class: kvmdirty_common::Class::Page, cpu: CpuId(0) },
+            seq: 0,
+            kind: EventKind::HarvestWord {
+                first: crate::event::Gfn(0),
+                mask: 1,
+                protected: 0,
+                slot: crate::event::SlotRef {
+                    id: crate::event::SlotId::default(),
+                    logging: true,
+                    has_bitmap: true,
+                },
+            },
+        };
+        let model = with(busy(), |summary| {
+            for _ in 0..20 {
+                summary.self_check.observe(&word);
+            }
+        });
+        let lines: Vec<String> = check_lines(&model, 80).iter().map(ToString::to_string).collect();
+        let expected =
+            "  write-protect               0 of 20  harvested word: silent: inlined there, or not";
+        assert!(lines[1].starts_with(expected), "{lines:?}");
+        assert_eq!(lines.len(), 2);
     }
 
     #[test]
