@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kvmdirty_trace::event::{
-    Batch, Event, EventKind, Evidence, Gfn, IoctlOp, Nanos, Operation, SlotId, Spte, VmId, decode,
+    Batch, Event, EventKind, Evidence, GapCause, Gfn, IoctlOp, Nanos, Operation, SlotId, Spte,
+    VmId, decode,
 };
 use kvmdirty_trace::trace::import::{Import, ImportError, ImportOptions};
 
@@ -221,7 +222,7 @@ fn dropped_events_become_a_gap_on_their_cpu() {
     import.next_batch(&mut batch).unwrap().unwrap();
     let [gap] = batch.gaps[..] else { panic!("{:?}", batch.gaps) };
     assert_eq!((gap.dropped, gap.lane.unwrap().cpu.0), (7, 0));
-    assert_eq!((gap.from.0, gap.to.0), (2_000_003_000, 2_000_003_000));
+    assert_eq!((gap.from.0, gap.to.0), (2_000_003_000, 2_000_005_000));
 }
 
 #[test]
@@ -235,6 +236,31 @@ fn what_is_no_trace_is_refused_with_a_reason() {
     insta::assert_snapshot!(error("lzo", b"\x17\x08\x44tracing7\0\0\x08\0\x10\0\0lzo\0\x31\0\0\0\0\0\0\0\0\0"), @r#"compressed with "lzo": zstd is read (see trace-cmd convert --compression)"#);
     insta::assert_snapshot!(error("cut", b"\x17\x08\x44tracing6\0\0\x08\0\x10\0\0header_page\0"), @"damaged at byte 30: header_page needs 8 bytes, 0 are left");
     insta::assert_snapshot!(error("foreign", "x\n".repeat(10_002).as_bytes()), @"neither a trace.dat nor the text of trace-cmd report");
+}
+
+/// A file cut in a CPU's pages gives what it still has, a gap on the CPU that has lost some, and the place.
+#[test]
+fn a_file_that_is_cut_off_is_imported_up_to_there() {
+    let bytes = fs::read(fixture("ring-v6.dat")).unwrap();
+    let whole = events_of(&fixture("ring-v6.dat"), &ImportOptions::default()).unwrap().1;
+    let scratch = Scratch::new("cut-in-pages.dat", &bytes[..bytes.len() - 4096]);
+    let mut import = Import::open(&scratch.0, &ImportOptions::default()).unwrap();
+    let (mut batch, mut events, mut gaps) = (Batch::default(), Vec::new(), Vec::new());
+    let error = loop {
+        match import.next_batch(&mut batch) {
+            Ok(Some(())) => {
+                events.extend(batch.records.iter().map(|record| decode(record).unwrap()));
+                gaps.append(&mut batch.gaps);
+            }
+            Ok(None) => panic!("the damage is not told"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.starts_with("damaged at byte "), "{error}");
+    assert!((1..whole.len()).contains(&events.len()), "{}", events.len());
+    let [gap] = gaps[..] else { panic!("{gaps:?}") };
+    assert_eq!(gap.cause, GapCause::Damaged);
+    assert!(events.iter().all(|event| event.span.hi <= gap.to), "{gap:?}");
 }
 
 /// Neither a cut nor a flipped byte anywhere makes the reader panic, hang or allocate without bound.

@@ -3,6 +3,7 @@
 mod cli;
 mod ebpf;
 mod finding;
+mod import;
 mod lab;
 mod long;
 mod matrix;

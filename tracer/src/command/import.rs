@@ -42,7 +42,7 @@ pub fn run(args: &ImportArgs) -> Result<Outcome> {
     progress.clear();
     let output = args.output.display();
     if let Some(error) = damage {
-        bail!("{}: {error}; the {records} records before it are in {output}", name());
+        bail!("{}: {error}; what could be read, {records} records, is in {output}", name());
     }
     eprintln!("{records} records and {gaps} gaps written to {output}");
     Ok(Outcome::Clean)

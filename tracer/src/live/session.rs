@@ -19,7 +19,7 @@ use super::object::Object;
 use super::plan::PlanKind;
 use super::target::Target;
 use super::{LiveError, clock, inventory};
-use crate::event::{Batch, Limits, Nanos, Setup};
+use crate::event::{Batch, Gap, Limits, Nanos, Setup};
 
 /// Records taken from one ring at a time, so that one busy CPU does not hold up the others.
 const RECORDS_PER_RING_MAX: usize = 1 << 16;
@@ -81,6 +81,8 @@ pub struct Session {
     setup: Setup,
     watermark: Nanos,
     incomplete_since: Option<Nanos>,
+    /// Once detached: when that began, and what was missed until then.
+    end: Option<(Nanos, Vec<Gap>)>,
     /// Keeps the kernel measuring.
     _stats: Option<std::os::fd::OwnedFd>,
 }
@@ -154,6 +156,7 @@ impl Session {
             object,
             watermark: Nanos(0),
             incomplete_since: None,
+            end: None,
             _stats: stats,
         })
     }
@@ -184,9 +187,15 @@ impl Session {
         Ok(Batch { records, gaps, watermark: self.watermark })
     }
 
-    /// Detaches: nothing more is recorded; what was can still be drained.
+    /// Detaches: the trace ends here; what it recorded can still be drained.
+    ///
+    /// Links go one after the other, and each waits for RCU: seconds on a busy machine. A guest that runs on is then
+    /// seen by some hooks and not by others, which proves nothing; records younger than this are none of the trace.
     pub fn detach(&mut self) {
-        self.object.detach_all();
+        if self.end.is_none() {
+            self.end = Some((Nanos(clock::now()), self.misses.poll(&self.object)));
+            self.object.detach_all();
+        }
     }
 
     /// Detaches and delivers the rest, with the drops that no later record shows.
@@ -195,22 +204,23 @@ impl Session {
     /// As [`Self::drain`].
     pub fn finish(mut self) -> Result<Batch, LiveError> {
         self.detach();
+        let (end, mut gaps) = self.end.take().expect("detach sets it");
         // Programs that are running when their link goes away finish once they are scheduled again.
         let mut records = Vec::new();
         let begin = Nanos(clock::now());
-        let now = loop {
+        loop {
             self.read_lanes();
             records.append(&mut self.take_records());
-            let now = Nanos(clock::now());
-            if self.lanes.is_complete() || HOLD_NS <= now.since(begin) {
-                break now;
+            if self.lanes.is_complete() || HOLD_NS <= Nanos(clock::now()).since(begin) {
+                break;
             }
             std::thread::sleep(Duration::from_millis(2));
-        };
-        let mut gaps = self.misses.poll(&self.object);
-        gaps.append(&mut self.lanes.untold(now));
-        gaps.extend(self.lanes.unfinished(self.watermark, now));
-        Ok(Batch { records, gaps, watermark: now })
+        }
+        gaps.append(&mut self.lanes.untold(end));
+        gaps.extend(self.lanes.unfinished(self.watermark, end));
+        records.retain(|record| record.ts_ns <= end.0);
+        gaps.retain(|gap| gap.from <= end);
+        Ok(Batch { records, gaps, watermark: end })
     }
 
     /// Records dropped in the kernel so far.

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{finding, long, matrix, mutants};
+use crate::{finding, import, long, matrix, mutants};
 use machine::{Output, Shape};
 use payload::{Command, Job};
 
@@ -43,6 +43,9 @@ enum Task {
     /// Reproduces what docs/findings/ describes, on stock kernels.
     #[command(after_help = "Example: cargo xtask lab finding ring-reset")]
     Finding(finding::Flags),
+    /// Records a guest with trace-cmd and with the tool at once, imports the one and compares it with the other.
+    #[command(after_help = "Example: cargo xtask lab import 6.12")]
+    Import(import::Flags),
     /// Runs every kernel, memory management and log mode, and writes docs/kernels.md.
     #[command(after_help = "Example: cargo xtask lab matrix 6.12")]
     Matrix(matrix::Flags),
@@ -72,6 +75,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     match &flags.task {
         Some(Task::Mutants(flags)) => mutants::run(flags),
         Some(Task::Finding(flags)) => finding::run(flags),
+        Some(Task::Import(flags)) => import::run(flags),
         Some(Task::Matrix(flags)) => matrix::run(flags),
         Some(Task::Long(flags)) => long::run(flags),
         None => run_command(flags),

@@ -46,6 +46,9 @@ pub struct Job {
     pub command: Command,
     /// Programs of the host that are put on the machine's `PATH`, by name.
     pub programs: Vec<(String, PathBuf)>,
+    /// Other files of the host, by their place in the machine: below `bin`, `lab`, `lib64` or the
+    /// folder of libraries.
+    pub files: Vec<(String, PathBuf)>,
     /// Modules taken from elsewhere than the kernel's package, by name.
     pub modules: Vec<(String, PathBuf)>,
 }
@@ -58,7 +61,7 @@ impl Job {
     /// The tool does not build.
     pub fn with_tool(command: Command) -> Result<Self> {
         let programs = vec![("kvmdirty-trace".to_owned(), static_tool()?)];
-        Ok(Self { command, programs, modules: Vec::new() })
+        Ok(Self { command, programs, files: Vec::new(), modules: Vec::new() })
     }
 }
 
@@ -86,6 +89,23 @@ pub fn static_tool() -> Result<PathBuf> {
     Ok(folder.join(TARGET).join("release/kvmdirty-trace"))
 }
 
+/// Folders of the machine; the last three take what a [`Job`] brings along.
+const FOLDERS: [&str; 13] = [
+    "bin",
+    "dev",
+    "proc",
+    "sys",
+    "tmp",
+    "run",
+    "root",
+    "out",
+    "lab",
+    "lab/modules",
+    "lib64",
+    "lib",
+    "lib/x86_64-linux-gnu",
+];
+
 /// Modules that carry the job's output.
 const TRANSPORT: [&str; 2] = ["virtio_pci", "virtio_console"];
 
@@ -100,7 +120,7 @@ pub fn initramfs(image: &Image, mmu: Mmu, job: &Job) -> Result<Vec<u8>> {
         modules.replace(name, file.clone());
     }
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "out", "lab", "lab/modules"] {
+    for folder in FOLDERS {
         archive.folder(folder);
     }
     archive.file("bin/busybox", &read(&tools::busybox::path()?)?);
@@ -108,6 +128,9 @@ pub fn initramfs(image: &Image, mmu: Mmu, job: &Job) -> Result<Vec<u8>> {
     archive.file("init", include_bytes!("init.sh"));
     for (name, file) in &job.programs {
         archive.file(&format!("bin/{name}"), &read(file)?);
+    }
+    for (place, file) in &job.files {
+        archive.file(place, &read(file)?);
     }
     archive.file("lab/job", job.command.script().as_bytes());
     let transport = modules.with_dependencies(&TRANSPORT)?;

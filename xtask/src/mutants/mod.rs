@@ -169,6 +169,7 @@ fn boot(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<()> 
     let job = Job {
         command: Command::Shell(script(mutant, flags)),
         programs: vec![("kvmdirty-trace".to_owned(), tool.to_owned())],
+        files: Vec::new(),
         modules,
     };
     let Mutant { mmu, .. } = *mutant;

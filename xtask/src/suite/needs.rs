@@ -23,6 +23,8 @@ pub enum Need {
     Bpf,
     /// A terminal without a person.
     Tmux,
+    /// trace-cmd with its libraries.
+    TraceCmd,
 }
 
 /// Why a step cannot run here, and what would make it run.
@@ -64,6 +66,9 @@ impl Need {
             Self::Python => tools::python::path()
                 .map(drop)
                 .map_err(because("install python3 with venv, and give the machine access to PyPI")),
+            Self::TraceCmd => tools::trace_cmd::TraceCmd::find()
+                .map(drop)
+                .map_err(because("give the machine access to a Debian mirror")),
             Self::Bpf => bpf(),
             Self::Tmux => tools::tmux::Tmux::find()
                 .map(drop)

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{dashboard, needs::Need, readers, report::Tally, traced};
 use crate::{
-    ebpf,
+    ebpf, import,
     lab::{
         self, kernel,
         machine::{self, Mmu, Output, Shape},
@@ -26,7 +26,7 @@ pub struct Step {
 }
 
 /// Every step, cheap ones first.
-pub const STEPS: [Step; 23] = [
+pub const STEPS: [Step; 24] = [
     Step { name: "format", needs: &[], action: format },
     Step { name: "house style", needs: &[], action: house_style },
     Step { name: "lints", needs: &[], action: lints },
@@ -88,6 +88,11 @@ pub const STEPS: [Step; 23] = [
         name: "traced in lab 7.3, dirty ring",
         needs: &[Need::Kernel("7.3")],
         action: || traced::in_lab("7.3", Mmu::Tdp, "ring"),
+    },
+    Step {
+        name: "trace-cmd in lab 6.12, imported",
+        needs: &[Need::Kernel("6.12"), Need::TraceCmd],
+        action: imported,
     },
     Step { name: "kernels broken on purpose", needs: &[Need::KvmSource], action: broken_kernels },
 ];
@@ -176,6 +181,15 @@ fn boots(name: &str) -> Result<Tally> {
 /// own, `cargo xtask lab mutants`.
 const BROKEN: [&str; 4] =
     ["healthy", "fast-fault-marks-first", "harvest-unflushed", "harvest-unprotected"];
+
+/// What trace-cmd records beside the tool says the same.
+fn imported() -> Result<Tally> {
+    let (lines, wrong) = import::on("6.12", "get")?;
+    lines.iter().for_each(|line| println!("{line}"));
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    let passed = u32::try_from(lines.len()).context("count the recordings")?;
+    Ok(Tally { passed, note: "trace.dat 6 and 7 and their text".to_owned(), ..Tally::default() })
+}
 
 fn broken_kernels() -> Result<Tally> {
     let mut tally = Tally::default();

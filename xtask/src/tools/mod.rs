@@ -9,6 +9,7 @@ pub mod python;
 pub mod qemu;
 pub mod rust_src;
 pub mod tmux;
+pub mod trace_cmd;
 
 use std::fs::File;
 

@@ -48,6 +48,8 @@ pub(super) enum Fact {
     Probe { function: Function, is_return: bool, args: Args },
     /// Records were dropped on this CPU before this one; 0: nobody counted them.
     Dropped(u64),
+    /// What this CPU did since its last record cannot be read: the file is damaged there.
+    Damaged,
 }
 
 /// The ioctls that matter.
@@ -67,7 +69,6 @@ pub(super) enum Function {
     ClearLog,
     ResetRings,
     FastFault,
-    Fault,
 }
 
 /// Fetch arguments of a kprobe, by the names `docs/import.md` asks for.
@@ -271,9 +272,15 @@ impl Function {
             "kvm_clear_dirty_log_protect" => Self::ClearLog,
             "kvm_vm_ioctl_reset_dirty_pages" => Self::ResetRings,
             "fast_page_fault" => Self::FastFault,
-            "kvm_tdp_page_fault" | "kvm_mmu_page_fault" => Self::Fault,
             _ => return None,
         })
+    }
+
+    /// The function a probe was named after: the kernel calls a probe without a name `p_SYMBOL_0` or `r_SYMBOL_0`.
+    pub(super) fn from_probe_name(name: &str) -> Option<Self> {
+        let name = name.trim_start_matches("p_").trim_start_matches("r_");
+        let name = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
+        Self::from_symbol(name)
     }
 }
 

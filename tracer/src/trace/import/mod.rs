@@ -42,6 +42,8 @@ pub struct Import {
     /// Time of the newest record.
     newest: Nanos,
     is_over: bool,
+    /// The damage that ended the file early; told after everything before it.
+    damage: Option<ImportError>,
 }
 
 /// What the file does not say and the user may.
@@ -136,7 +138,7 @@ pub enum ImportError {
 #[derive(Debug)]
 enum Source {
     Dat(Box<Stream>),
-    Text(Lines),
+    Text(Box<Lines>),
 }
 
 /// Records of one batch.
@@ -150,11 +152,15 @@ impl Import {
     pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ImportError> {
         let mut survey = Survey::default();
         let (mut source, origin) = Source::open(path)?;
-        while let Some(record) = source.next()? {
-            survey.take(&record);
-        }
+        let damage = loop {
+            match source.next() {
+                Ok(Some(record)) => survey.take(&record),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
         if survey.records == 0 {
-            return Err(ImportError::Empty);
+            return Err(damage.unwrap_or(ImportError::Empty));
         }
         let resolution_ns = source.resolution_ns();
         let epsilon_ns = epsilon_of(&origin.clock)?.max(resolution_ns);
@@ -169,7 +175,8 @@ impl Import {
         let (source, _) = Source::open(path)?;
         let mut translator = Translator::new(survey);
         translator.begin(&options.slots);
-        Ok(Self { source, translator, setup, host: origin.host, newest: Nanos(0), is_over: false })
+        let (newest, is_over, damage) = (Nanos(0), false, None);
+        Ok(Self { source, translator, setup, host: origin.host, newest, is_over, damage })
     }
 
     /// What the pipeline must be told.
@@ -193,10 +200,10 @@ impl Import {
     /// Replaces `batch` by the next one; `None` at the end.
     ///
     /// # Errors
-    /// The file cannot be read or is damaged from here on.
+    /// The file cannot be read or is damaged; everything that could be read was in the batches before.
     pub fn next_batch(&mut self, batch: &mut Batch) -> Result<Option<()>, ImportError> {
         if self.is_over {
-            return Ok(None);
+            return self.damage.take().map_or(Ok(None), Err);
         }
         let Translator { records, gaps, .. } = &mut self.translator;
         batch.records.clear();
@@ -204,9 +211,16 @@ impl Import {
         std::mem::swap(records, &mut batch.records);
         std::mem::swap(gaps, &mut batch.gaps);
         while self.translator.records.len() + batch.records.len() < BATCH_RECORDS {
-            let Some(record) = self.source.next()? else {
-                self.is_over = true;
-                break;
+            let record = match self.source.next() {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    self.is_over = true;
+                    break;
+                }
+                Err(error) => {
+                    (self.is_over, self.damage) = (true, Some(error));
+                    break;
+                }
             };
             self.newest = self.newest.max(Nanos(record.ts));
             self.translator.take(&record);
@@ -242,14 +256,14 @@ impl Source {
                 kernel: String::from("unknown"),
                 host: String::new(),
             };
-            return Ok((Self::Text(Lines::new(file)?), machine));
+            return Ok((Self::Text(Box::new(Lines::new(file)?)), machine));
         }
         let head = dat::read_head(&mut file)?;
         let mut words = head.uname.split_whitespace().skip(1).map(str::to_owned);
         let host = words.next().unwrap_or_default();
         let kernel = words.next().unwrap_or_else(|| String::from("unknown"));
         let machine = Machine { clock: head.clock.clone(), kernel, host };
-        Ok((Self::Dat(Box::new(Stream::new(file, head)?)), machine))
+        Ok((Self::Dat(Box::new(Stream::new(file, head))), machine))
     }
 
     fn next(&mut self) -> Result<Option<Record>, ImportError> {

@@ -19,6 +19,11 @@ pub(super) struct Stream {
     cpus: Vec<Cpu>,
     /// Per CPU that has a record: its time, and which CPU.
     next: BinaryHeap<Reverse<(u64, usize)>>,
+    newest: u64,
+    /// CPUs whose data is damaged; told at the end.
+    damaged: Vec<u16>,
+    /// The first damage.
+    damage: Option<ImportError>,
 }
 
 /// How records are understood.
@@ -68,23 +73,40 @@ const READ_BYTES: u64 = 1 << 20;
 
 impl Stream {
     /// Begins to read.
-    pub(super) fn new(file: File, dat: Dat) -> Result<Self, ImportError> {
+    pub(super) fn new(file: File, dat: Dat) -> Self {
         let cpus = dat.cpus.iter().map(|&data| Cpu::new(data)).collect();
-        let mut stream = Self { file, reading: Reading::new(dat), cpus, next: BinaryHeap::new() };
+        let mut stream = Self {
+            file,
+            reading: Reading::new(dat),
+            cpus,
+            next: BinaryHeap::new(),
+            newest: 0,
+            damaged: Vec::new(),
+            damage: None,
+        };
         for idx in 0..stream.cpus.len() {
-            if stream.reading.dat.is_compressed && stream.cpus[idx].data.bytes != 0 {
-                stream.cpus[idx].read_chunk_count(&mut stream.file, &stream.reading.dat)?;
+            let cpu = &mut stream.cpus[idx];
+            let has_chunks = stream.reading.dat.is_compressed && cpu.data.bytes != 0;
+            match cpu.read_chunk_count(has_chunks, &mut stream.file, &stream.reading.dat) {
+                Ok(()) => stream.fill(idx),
+                Err(error) => stream.damaged(idx, error),
             }
-            stream.fill(idx)?;
         }
-        Ok(stream)
+        stream
     }
 
-    /// The next record of interest.
+    /// The next record of interest. A CPU whose data is damaged ends there, the others go on; the end tells which, and
+    /// then what.
     pub(super) fn next(&mut self) -> Result<Option<Record>, ImportError> {
-        let Some(Reverse((_, idx))) = self.next.pop() else { return Ok(None) };
+        let Some(Reverse((ts, idx))) = self.next.pop() else {
+            if let Some(cpu) = self.damaged.pop() {
+                return Ok(Some(Record { ts: self.newest, cpu, tid: 0, fact: Fact::Damaged }));
+            }
+            return self.damage.take().map_or(Ok(None), Err);
+        };
+        self.newest = self.newest.max(ts);
         let record = self.cpus[idx].ready.take();
-        self.fill(idx)?;
+        self.fill(idx);
         Ok(record)
     }
 
@@ -94,13 +116,20 @@ impl Stream {
         (sum(|cpu| cpu.read), sum(|cpu| cpu.data.bytes))
     }
 
-    fn fill(&mut self, idx: usize) -> Result<(), ImportError> {
+    fn fill(&mut self, idx: usize) {
         let cpu = &mut self.cpus[idx];
-        cpu.ready = cpu.next(&mut self.file, &self.reading)?;
-        if let Some(record) = &cpu.ready {
-            self.next.push(Reverse((record.ts, idx)));
+        match cpu.next(&mut self.file, &self.reading) {
+            Ok(ready) => {
+                self.next.extend(ready.as_ref().map(|record| Reverse((record.ts, idx))));
+                cpu.ready = ready;
+            }
+            Err(error) => self.damaged(idx, error),
         }
-        Ok(())
+    }
+
+    fn damaged(&mut self, idx: usize, error: ImportError) {
+        self.damaged.push(self.cpus[idx].data.cpu);
+        self.damage.get_or_insert(error);
     }
 }
 
@@ -158,10 +187,7 @@ fn probe(format: &EventFormat) -> Option<What> {
     if !is_return && !has("__probe_ip") {
         return None;
     }
-    // The kernel names a probe `p_symbol_0`, perf and trace-cmd name it after the symbol.
-    let name = format.name.trim_start_matches("p_").trim_start_matches("r_");
-    let name = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
-    Some(What::Probe { is_return, named: Function::from_symbol(name) })
+    Some(What::Probe { is_return, named: Function::from_probe_name(&format.name) })
 }
 
 /// `RET_PF_FIXED` differs by kernel; the format says `REC->ret == 5` where it prints `fixed`.
@@ -215,7 +241,15 @@ impl Cpu {
         }
     }
 
-    fn read_chunk_count(&mut self, file: &mut File, dat: &Dat) -> Result<(), ImportError> {
+    fn read_chunk_count(
+        &mut self,
+        has_chunks: bool,
+        file: &mut File,
+        dat: &Dat,
+    ) -> Result<(), ImportError> {
+        if !has_chunks {
+            return Ok(());
+        }
         let bytes = read_at(file, self.data.offset, 4)?;
         let mut bytes = Bytes::new(&bytes, self.data.offset, dat.layout.is_big_endian);
         self.chunks_left = bytes.u32("the number of chunks")?;

@@ -106,7 +106,11 @@ impl Survey {
                 Seen::Ioctl
             }
             Fact::Probe { .. } => self.probe(record),
-            Fact::SpteRequested | Fact::Exit | Fact::IoctlExit { .. } | Fact::Dropped(_) => return,
+            Fact::SpteRequested
+            | Fact::Exit
+            | Fact::IoctlExit { .. }
+            | Fact::Dropped(_)
+            | Fact::Damaged => return,
         };
         self.count(seen);
     }
@@ -139,7 +143,7 @@ impl Survey {
                     && args.id.is_some()
             }
             Function::GetLog | Function::ClearLog => args.slot.is_some(),
-            Function::Flush | Function::ResetRings | Function::FastFault | Function::Fault => true,
+            Function::Flush | Function::ResetRings | Function::FastFault => true,
         };
         if is_return {
             return Seen::Return(function);

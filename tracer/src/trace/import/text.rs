@@ -22,6 +22,9 @@ pub(super) struct Lines {
     resolution_ns: u64,
     last: u64,
     records: u64,
+    /// Told, and not yet placed: they lie before the next record, which both tools print behind them.
+    dropped: Option<(u16, u64)>,
+    ready: Option<Record>,
 }
 
 /// Lines longer than this are no trace.
@@ -42,28 +45,44 @@ impl Lines {
             resolution_ns: 1,
             last: 0,
             records: 0,
+            dropped: None,
+            ready: None,
         })
     }
 
     /// The next record of interest.
     pub(super) fn next(&mut self) -> Result<Option<Record>, ImportError> {
+        if let Some(record) = self.ready.take() {
+            return Ok(Some(record));
+        }
         while self.read_line()? {
             let Some(event) = Line::parse(&self.line) else {
-                if let Some((cpu, dropped)) = dropped(&self.line) {
-                    let fact = Fact::Dropped(dropped);
-                    return Ok(Some(Record { ts: self.last, cpu, tid: 0, fact }));
+                match dropped(&self.line) {
+                    Some(dropped) => self.dropped = Some(dropped),
+                    None => self.check_foreign()?,
                 }
-                self.check_foreign()?;
                 continue;
             };
+            let Line { tid, cpu, ts, resolution_ns, .. } = event;
+            let record = event.fact().map(|fact| Record { ts, cpu, tid, fact });
             self.records += 1;
-            self.resolution_ns = self.resolution_ns.max(event.resolution_ns);
-            self.last = event.ts;
-            if let Some(fact) = event.fact() {
-                return Ok(Some(Record { ts: event.ts, cpu: event.cpu, tid: event.tid, fact }));
+            self.resolution_ns = self.resolution_ns.max(resolution_ns);
+            self.last = ts;
+            let gap = self.take_dropped();
+            if gap.is_some() {
+                self.ready = record;
+                return Ok(gap);
+            }
+            if record.is_some() {
+                return Ok(record);
             }
         }
-        Ok(None)
+        Ok(self.take_dropped())
+    }
+
+    fn take_dropped(&mut self) -> Option<Record> {
+        let (cpu, dropped) = self.dropped.take()?;
+        Some(Record { ts: self.last, cpu, tid: 0, fact: Fact::Dropped(dropped) })
     }
 
     /// The coarsest time seen.
@@ -141,7 +160,8 @@ impl<'a> Line<'a> {
         self.probe()
     }
 
-    /// `(symbol+0x0/0x90 [kvm]) name=value` or `(caller+0x12/0x90 <- symbol) name=value`.
+    /// The kernel prints `(symbol+0x0/0x90 [kvm]) name=value` and `(caller+0x12/0x90 <- symbol) name=value`; trace-cmd
+    /// `(ffffffffc020dc44)` and `(ffffffffc020dc44 <- ffffffff81090e60)`, where the probe's name tells the function.
     fn probe(&self) -> Option<Fact> {
         let (place, args) = self.args.strip_prefix('(')?.split_once(')')?;
         let (is_return, place) = match place.split_once("<-") {
@@ -149,7 +169,8 @@ impl<'a> Line<'a> {
             None => (false, place),
         };
         let symbol = place.trim().split(['+', ' ', '/']).next()?;
-        let function = Function::from_symbol(symbol)?;
+        let function =
+            Function::from_symbol(symbol).or_else(|| Function::from_probe_name(self.event))?;
         let mut found = Args::default();
         for (name, value) in args.split_whitespace().filter_map(|word| word.split_once('=')) {
             if let Some(value) = number(value) {
@@ -367,6 +388,21 @@ mod tests {
         assert_eq!(
             fact(line),
             Some(Fact::Probe { function: Function::GetLog, is_return: true, args })
+        );
+    }
+
+    #[test]
+    fn kprobes_are_known_by_their_name_where_trace_cmd_prints_addresses() {
+        let line = "vm0 vcpu0-177 [000] 22.988718644: p_mark_page_dirty_in_slot: (ffffffffc020dc44) gfn=0x41c id=1";
+        let args = Args { gfn: Some(0x41c), id: Some(1), ..Args::default() };
+        assert_eq!(
+            fact(line),
+            Some(Fact::Probe { function: Function::Mark, is_return: false, args })
+        );
+        let line = "vm0 vcpu0-177 [000] 22.98895782: r_mark_page_dirty_in_slot_0: (ffffffffc020dc44 <- ffffffff81090e60)";
+        assert_eq!(
+            fact(line),
+            Some(Fact::Probe { function: Function::Mark, is_return: true, args: Args::default() })
         );
     }
 

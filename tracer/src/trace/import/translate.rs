@@ -96,9 +96,11 @@ impl Translator {
 
     /// Takes the next record, in order of time.
     pub(super) fn take(&mut self, record: &Record) {
-        if let Fact::Dropped(n) = record.fact {
-            self.gap(record, n);
-            return;
+        match record.fact {
+            // Some were dropped, even where the kernel did not count them.
+            Fact::Dropped(n) => return self.gap(record, GapCause::RingFull, n.max(1)),
+            Fact::Damaged => return self.gap(record, GapCause::Damaged, 0),
+            _ => {}
         }
         self.newest.insert(CpuId(record.cpu), Nanos(record.ts));
         let mut thread = self.threads.remove(&Tid(record.tid)).unwrap_or_default();
@@ -147,17 +149,16 @@ impl Translator {
         thread.vm.unwrap_or_else(|| self.survey.only_vm())
     }
 
-    fn gap(&mut self, record: &Record, n: u64) {
+    fn gap(&mut self, record: &Record, cause: GapCause, dropped: u64) {
         let cpu = CpuId(record.cpu);
         let from = self.newest.get(&cpu).copied().unwrap_or(Nanos(self.survey.begin));
         self.gaps.push(Gap {
             lane: Some(Lane { class: Class::Page, cpu }),
             hook: None,
-            cause: GapCause::RingFull,
+            cause,
             from,
             to: Nanos(record.ts).max(from),
-            // Some were dropped, even where the kernel did not count them.
-            dropped: n.max(1),
+            dropped,
         });
     }
 

@@ -82,11 +82,9 @@ impl Translator {
             Function::Flush => {
                 Some(EventKind::Flush { before: 0, after: 0, first: Gfn(0), npages: 0 })
             }
-            Function::GetLog
-            | Function::ClearLog
-            | Function::ResetRings
-            | Function::FastFault
-            | Function::Fault => None,
+            Function::GetLog | Function::ClearLog | Function::ResetRings | Function::FastFault => {
+                None
+            }
         };
         if let Some(kind) = kind {
             self.emit(record, self.vm(thread), begin, kind);
@@ -115,11 +113,7 @@ fn ioctl_of(function: Function) -> Option<IoctlOp> {
         Function::GetLog => Some(IoctlOp::GetDirtyLog),
         Function::ClearLog => Some(IoctlOp::ClearDirtyLog),
         Function::ResetRings => Some(IoctlOp::ResetDirtyRings),
-        Function::Mark
-        | Function::HarvestWord
-        | Function::Flush
-        | Function::FastFault
-        | Function::Fault => None,
+        Function::Mark | Function::HarvestWord | Function::Flush | Function::FastFault => None,
     }
 }
 
