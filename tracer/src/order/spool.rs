@@ -5,19 +5,24 @@
 
 use crate::event::{Event, RawEvent, decode};
 
-/// Number of a record in merge order, from 2. Ordinals whose low 32 bits are 0 or 1 are never used: those are the
-/// stamps [`Stamp::NONE`] and [`Stamp::OLD`].
+/// Number of a record in merge order, from 3. Ordinals whose low 32 bits are less are never used: those are the
+/// stamps [`Stamp::NONE`], [`Stamp::FORGOTTEN`] and [`Stamp::OLD`].
 pub type Ordinal = u64;
 
 /// The low half of an ordinal, as pages keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp(u32);
 
+/// Low halves that stand for no record.
+const RESERVED: u32 = 3;
+
 impl Stamp {
     /// Never happened.
     pub const NONE: Self = Self(0);
-    /// Happened before anything that can be looked up.
-    pub const OLD: Self = Self(1);
+    /// Happened before anything that can be looked up, and records were dropped since.
+    pub const FORGOTTEN: Self = Self(1);
+    /// Happened before anything that can be looked up; nothing was dropped since.
+    pub const OLD: Self = Self(2);
 
     /// The stamp of an ordinal.
     #[must_use]
@@ -25,21 +30,35 @@ impl Stamp {
         Self(ordinal as u32)
     }
 
-    /// Whether anything happened at all.
-    #[must_use]
-    pub const fn is_some(self) -> bool {
-        self.0 != 0
-    }
-
-    /// The ordinal, given the newest one; 0 for [`Self::NONE`] and [`Self::OLD`].
+    /// The ordinal, given the newest one; of the stamps that stand for no record their own number, which is less than
+    /// any ordinal.
     ///
-    /// Right for stamps less than 2^32 records old; [`crate::verdict`] sweeps older ones to [`Self::OLD`].
+    /// Right for stamps less than 2^32 records old: see [`Self::aged`].
     #[must_use]
     pub const fn ordinal(self, newest: Ordinal) -> Ordinal {
-        if self.0 < 2 {
-            return 0;
+        if self.0 < RESERVED {
+            return self.0 as u64;
         }
         newest - (newest as u32).wrapping_sub(self.0) as u64
+    }
+
+    /// The stamp as it must be kept once 2^31 more records have come, so that it never means a later record: one from
+    /// before `floor` only says whether records were dropped since.
+    #[must_use]
+    pub const fn aged(self, newest: Ordinal, floor: Ordinal, known_since: Ordinal) -> Self {
+        Self::of(aged(self.ordinal(newest), floor, known_since))
+    }
+}
+
+/// [`Stamp::aged`] for an ordinal that is compared with such stamps, or with `known_since`.
+#[must_use]
+pub const fn aged(ordinal: Ordinal, floor: Ordinal, known_since: Ordinal) -> Ordinal {
+    if ordinal == 0 || floor <= ordinal {
+        ordinal
+    } else if ordinal < known_since {
+        Stamp::FORGOTTEN.0 as u64
+    } else {
+        Stamp::OLD.0 as u64
     }
 }
 
@@ -59,13 +78,14 @@ impl Spool {
     #[must_use]
     pub fn new(records: usize) -> Self {
         let records = records.max(2).next_power_of_two();
-        Self { records: Vec::new(), mask: records as u64 - 1, newest: 1 }
+        let newest = u64::from(RESERVED) - 1;
+        Self { records: Vec::new(), mask: records as u64 - 1, newest }
     }
 
     /// Appends a record and returns its ordinal.
     pub fn push(&mut self, record: &RawEvent) -> Ordinal {
         self.newest += 1;
-        while (self.newest as u32) < 2 {
+        while (self.newest as u32) < RESERVED {
             self.newest += 1;
         }
         let slot = (self.newest & self.mask) as usize;
@@ -89,7 +109,7 @@ impl Spool {
     #[must_use]
     pub const fn oldest(&self) -> Ordinal {
         let oldest = self.newest.saturating_sub(self.mask);
-        if oldest < 2 { 2 } else { oldest }
+        if oldest < RESERVED as u64 { RESERVED as u64 } else { oldest }
     }
 
     /// The record of that ordinal, while it is kept.
@@ -104,8 +124,8 @@ impl Spool {
     /// The records kept whose ordinal lies above `after`, oldest first.
     pub fn after(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
         let ordinals = self.oldest().max(after.saturating_add(1))..=self.newest;
-        // The two numbers that are never given would find what stood in their place before.
-        let ordinals = ordinals.filter(|&ordinal| 2 <= ordinal as u32);
+        // The numbers that are never given would find what stood in their place before.
+        let ordinals = ordinals.filter(|&ordinal| RESERVED <= ordinal as u32);
         ordinals.filter_map(|ordinal| Some((ordinal, self.record(ordinal)?)))
     }
 
@@ -113,6 +133,13 @@ impl Spool {
     #[must_use]
     pub fn event(&self, ordinal: Ordinal) -> Option<Event> {
         self.record(ordinal).and_then(|record| decode(record).ok())
+    }
+
+    /// As if records up to `newest` had come and gone.
+    #[cfg(test)]
+    pub(crate) fn skip_to(&mut self, newest: Ordinal) {
+        self.records.clear();
+        self.newest = newest;
     }
 }
 
@@ -145,6 +172,28 @@ mod tests {
         let newest = (3 << 32) + 10;
         assert_eq!(Stamp::of(newest - 12).ordinal(newest), newest - 12);
         assert_eq!(Stamp::of(newest).ordinal(newest), newest);
-        assert_eq!(Stamp::OLD.ordinal(newest), 0);
+        assert!(Stamp::OLD.ordinal(newest) < Spool::new(2).oldest());
+    }
+
+    #[test]
+    fn an_aged_stamp_tells_only_on_which_side_of_a_gap_it_lies() {
+        let (newest, floor) = (5_000, 4_000);
+        let aged = |ordinal, known_since| Stamp::of(ordinal).aged(newest, floor, known_since);
+        assert_eq!(aged(4_000, 4_500), Stamp::of(4_000));
+        assert_eq!(
+            [aged(3_000, 0), aged(3_000, 3_000), aged(3_000, 3_001)],
+            [Stamp::OLD, Stamp::OLD, Stamp::FORGOTTEN]
+        );
+        // A later gap forgets what was only old; nothing makes it known again.
+        let again = |stamp: Stamp, known_since| stamp.aged(newest, floor, known_since);
+        assert_eq!(again(Stamp::OLD, 4_500), Stamp::FORGOTTEN);
+        assert_eq!(again(Stamp::OLD, aged_floor()), Stamp::OLD);
+        assert_eq!(again(Stamp::FORGOTTEN, aged_floor()), Stamp::FORGOTTEN);
+        assert_eq!(again(Stamp::NONE, 4_500), Stamp::NONE);
+    }
+
+    /// `known_since` of a gap that is older than every stamp that is kept.
+    fn aged_floor() -> Ordinal {
+        aged(3_000, 4_000, 0)
     }
 }

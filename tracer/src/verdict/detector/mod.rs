@@ -6,8 +6,8 @@
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` and `pair` (faults and harvest
 //! words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`, `host_write`, `memory`
-//! and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end).
-//! State is per page, thread, slot and VM; nothing grows with the trace.
+//! and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end),
+//! `sweep` (old stamps). State is per page, thread, slot and VM; nothing grows with the trace.
 
 mod alone;
 mod beside;
@@ -38,6 +38,7 @@ mod ring;
 mod settle;
 mod slot;
 mod spte_set;
+mod sweep;
 mod thread;
 mod tlb;
 mod unmarked;
@@ -216,6 +217,7 @@ impl Detector {
     /// Takes the next event, in merge order.
     pub fn push(&mut self, record: &RawEvent, event: &Event) {
         let ordinal = self.ctx.spool.push(record);
+        self.sweep_if_due(ordinal);
         self.ctx.now = self.ctx.now.max(event.span.hi);
         self.ctx.ioctl = 0;
         self.settle_due(event.span.hi);

@@ -94,6 +94,21 @@ impl Script {
     }
 }
 
+/// The findings, with `records` of no consequence before the event number `after`.
+fn found_apart(script: &Script, after: usize, records: u64) -> Vec<String> {
+    let mut detector = super::Detector::new(&Setup::complete("litmus"));
+    for (index, event) in script.0.iter().enumerate() {
+        if index == after {
+            detector.skip(records);
+        }
+        detector.push(&encode(event), event);
+    }
+    detector.finish();
+    let summary =
+        Summary { findings: detector.take_findings().unwrap_or_default(), ..Summary::default() };
+    found(&summary)
+}
+
 fn vm_seen(manual_protect: u32, ring_bytes: u32) -> EventKind {
     EventKind::VmSeen {
         tgid: 7,
@@ -319,4 +334,47 @@ fn releases_are_the_first_two_numbers() {
     assert_eq!(Release::parse("6.1.0-40-amd64"), Release { major: 6, minor: 1 });
     assert_eq!(Release::parse("5.10.223"), Release { major: 5, minor: 10 });
     assert_eq!(Release::parse("odd"), Release::default());
+}
+
+/// 2^32 records later its stamps would look like those of the records that judge it.
+#[test]
+fn a_page_opened_long_ago_is_not_taken_for_opened_just_now() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7);
+    let opened = script.0.len();
+    script.get(200, 1 << 7, 0, true);
+    for near in 0..12 {
+        for records in [1 << 31, 1 << 32, 3 << 31, 5 << 32].map(|far| far + near - 8) {
+            assert_eq!(
+                found_apart(&script, opened, records),
+                ["K04 lost 0x107"],
+                "{records} later"
+            );
+        }
+    }
+}
+
+/// What a gap made uncertain stays so, and what came after it stays known.
+#[test]
+fn a_gap_of_long_ago_still_divides_what_is_known() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7);
+    let mut detector = super::Detector::new(&Setup::complete("litmus"));
+    let push = |detector: &mut super::Detector, script: &Script| {
+        script.0.iter().for_each(|event| detector.push(&encode(event), event));
+    };
+    push(&mut detector, &script);
+    let (from, to) = (Nanos(150), Nanos(160));
+    detector.gap(&Gap { lane: None, hook: None, cause: GapCause::RingFull, from, to, dropped: 1 });
+    let mut later = Script::default();
+    later.add(VMM, 170, 170, slot_state(SLOT, false)).slow_fault(VCPU, 180, 8);
+    push(&mut detector, &later);
+    detector.skip(1 << 33);
+    let mut harvest = Script::default();
+    harvest.get(200, 1 << 7 | 1 << 8, 0, true);
+    push(&mut detector, &harvest);
+    detector.finish();
+    let findings = detector.take_findings().unwrap_or_default();
+    assert_eq!(found(&Summary { findings, ..Summary::default() }), ["K04 lost 0x108"]);
+    assert_eq!(detector.causes().collect::<Vec<_>>(), [(crate::verdict::UnknownCause::Dropped, 2)]);
 }
