@@ -74,5 +74,6 @@ hooks! {
 /// Hooks there is room for in the per-CPU counter array.
 ///
 /// Entry `hook` counts records dropped because a ring was full; they took a sequence number. Entry `HOOKS_MAX + hook`
-/// counts what left no trace in any sequence: a bracket that could not be opened, an exit without its entry.
+/// counts what left no trace in any sequence: a bracket that could not be opened, an exit without its entry, an entry
+/// while its bracket is open.
 pub const HOOKS_MAX: u32 = 32;

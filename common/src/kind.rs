@@ -227,6 +227,8 @@ pub mod writer {
     pub const STEAL_TIME: u8 = 5;
     /// `kvm_setup_guest_pvclock`.
     pub const PVCLOCK: u8 = 6;
+    /// `kvm_steal_time_set_preempted`, inside `kvm_arch_vcpu_put`: a vCPU leaves its CPU.
+    pub const STEAL_TIME_PREEMPTED: u8 = 7;
 }
 
 /// Packing of slot references.

@@ -1,7 +1,7 @@
 //! Every bound of the wire in one place.
 
-/// CPUs the probe keeps lanes for; records of a CPU beyond are counted as dropped on lane `cpu % CPUS_MAX`.
-pub const CPUS_MAX: u32 = 512;
+/// CPUs the probe keeps lanes for; records of a CPU beyond share, and name, the lane of `cpu % CPUS_MAX`.
+pub const CPUS_MAX: u32 = 1024;
 
 /// Shards of the page ring: the ring of CPU `n` is `n % SHARDS_MAX`.
 pub const SHARDS_MAX: u32 = 64;
@@ -30,7 +30,8 @@ pub const POPS_MAX: u32 = 4096;
 /// Records one run of the probe's `measure_burst` emits.
 pub const BURST: u32 = 1024;
 
-/// SPTEs remembered for read-back at harvest by the tracepoint plan (an LRU: older ones are forgotten, not wrong).
+/// SPTEs remembered for read-back at harvest by the tracepoint plan (by the low bits of the gfn: one that
+/// needs the place of another forgets it, and is not wrong).
 pub const READBACK_SPTES_MAX: u32 = 1 << 20;
 
 /// Bitmap words one harvest may emit from the tracepoint plan (2^18 words are 64 GiB of guest memory in one slot).

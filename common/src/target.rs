@@ -122,6 +122,8 @@ pub struct Offsets {
     pub memslots_array: u32,
     /// `preempt_notifier.ops`.
     pub preempt_notifier_ops: u32,
+    /// `kvm_host_map.hva`: null once it is unmapped.
+    pub map_hva: u32,
 }
 
 /// Number of `u32`s in [`Offsets`].
@@ -184,6 +186,7 @@ impl Offsets {
         memslots_used: ABSENT,
         memslots_array: ABSENT,
         preempt_notifier_ops: ABSENT,
+        map_hva: ABSENT,
     };
 }
 
@@ -240,10 +243,6 @@ pub mod abi {
     /// The `fast_page_fault` tracepoint passes `(vcpu, fault, sptep, old, ret)`; before 5.16 `(vcpu, address,
     /// error_code, sptep, old, ret)`.
     pub const FAST_FAULT_HAS_FAULT: u64 = 1 << 5;
-    /// `kvm_dirty_ring_reset` reports the count through a pointer; before 6.17 it returns it.
-    pub const RING_RESET_COUNTS: u64 = 1 << 6;
-    /// `kvm_setup_guest_pvclock` takes the vCPU second (7.x), not first.
-    pub const PVCLOCK_VCPU_SECOND: u64 = 1 << 7;
     /// `kvm_dirty_ring_push(vcpu, slot, offset)`; before 6.2 `(ring, slot, offset)`.
     pub const RING_PUSH_HAS_VCPU: u64 = 1 << 8;
 }

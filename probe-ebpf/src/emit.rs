@@ -85,7 +85,7 @@ fn current_cpu() -> u32 {
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// The CPU whose counters are used: its own, for all but machines with more than `CPUS_MAX`.
+/// The CPU whose counters are used, and that records name: its own, on all but machines with more than `CPUS_MAX`.
 #[inline(always)]
 fn lane_cpu() -> u32 {
     const { assert!(CPUS_MAX.is_power_of_two()) }
@@ -138,7 +138,7 @@ fn write<'a>(
         tid: current_tid(),
         seq,
         span_ns,
-        cpu: current_cpu() as u16,
+        cpu: lane_cpu() as u16,
         kind: fact.kind as u8,
         flags: fact.flags | (class as u8) << CLASS_SHIFT,
         args: fact.args,

@@ -46,6 +46,10 @@ pub fn vm_ioctl(ctx: ProbeContext) -> u32 {
     let Some(request) = Request::read(op, ctx.arg(2).unwrap_or(0)) else { return 0 };
     let Some(thread) = Thread::current() else { return 0 };
     thread.kvm = kvm;
+    if thread.ioctl.op != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::VmIoctl);
+    }
     thread.ioctl = Ioctl {
         begin_ns: now(),
         op: request.opref,

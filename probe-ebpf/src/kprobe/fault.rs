@@ -26,6 +26,10 @@ pub fn fault(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::current() else { return 0 };
     thread.kvm = kvm;
     let fault = &mut thread.brackets.fault;
+    if fault.begin_ns != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::Fault);
+    }
     fault.addr = ctx.arg(1).unwrap_or(0);
     fault.error_code = ctx.arg(2).unwrap_or(0);
     fault.is_touched = 0;

@@ -10,7 +10,7 @@ use crate::kernel::{flush_requests, now};
 use crate::thread::Thread;
 use crate::vm::is_followed;
 
-/// `kvm_flush_remote_tlbs(kvm)`, `hv_flush_remote_tlbs(kvm)`.
+/// `kvm_flush_remote_tlbs(kvm)`.
 #[kprobe]
 pub fn flush(ctx: ProbeContext) -> u32 {
     begin(ctx.arg(0).unwrap_or(0), 0, 0);
@@ -35,6 +35,10 @@ fn begin(kvm: u64, first: u64, npages: u64) {
         emit_word(kvm, &mut thread.brackets.word);
     }
     let flush = &mut thread.brackets.flush;
+    if flush.begin_ns != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::Flush);
+    }
     flush.kvm = kvm;
     flush.before = flush_requests(kvm);
     flush.first = first;

@@ -173,6 +173,10 @@ pub fn unmap_map(ctx: ProbeContext) -> u32 {
     if dirty == 0 {
         return 0;
     }
+    // Nothing is mapped any more: nested VMX unmaps its pages once when L2 exits and again when it frees them.
+    if offset!(map_hva) != ABSENT && field_or_0(map, offset!(map_hva)) == 0 {
+        return 0;
+    }
     let gfn = field_or_0(map, offset!(map_gfn));
     open(&Write {
         kvm: field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm)),
@@ -218,6 +222,30 @@ pub fn cmpxchg_gfn(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn steal_time(ctx: ProbeContext) -> u32 {
     open_unplaced(field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm)), writer::STEAL_TIME);
+    0
+}
+
+/// `kvm_arch_vcpu_put(vcpu)`: `kvm_steal_time_set_preempted()`, inlined there, notes that the vCPU leaves its CPU.
+///
+/// Not where a writer is at work already: it slept in a copy, and this is the scheduler.
+#[kprobe]
+pub fn vcpu_put(ctx: ProbeContext) -> u32 {
+    let kvm = field_or_0(ctx.arg(0).unwrap_or(0), offset!(vcpu_kvm));
+    if is_followed(kvm) && Thread::known().is_some_and(|thread| thread.brackets.host.begin_ns == 0)
+    {
+        open_unplaced(kvm, writer::STEAL_TIME_PREEMPTED);
+    }
+    0
+}
+
+/// `kvm_arch_vcpu_put` returned.
+#[kretprobe]
+pub fn vcpu_put_return(_: RetProbeContext) -> u32 {
+    let is_own =
+        |thread: &Thread| thread.brackets.host.writer == u64::from(writer::STEAL_TIME_PREEMPTED);
+    if Thread::known().is_some_and(|thread| is_own(thread)) {
+        close(false);
+    }
     0
 }
 

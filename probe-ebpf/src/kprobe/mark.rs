@@ -89,6 +89,10 @@ fn begin(kvm: u64, slot: u64, gfn: u64) {
     brackets.fault.is_touched = 1;
     host_write::at_mark(&mut brackets.host, gfn);
     let mark = &mut brackets.mark;
+    if mark.begin_ns != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::Mark);
+    }
     mark.kvm = kvm;
     mark.slot = slot;
     mark.gfn = gfn;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! operation       programs                                                     functions, by preference
-//! vm              vm_created*, vm_destroyed                                      kvm_create_vm, kvm_destroy_vm
+//! vm              vm_init, vm_destroyed                                          kvm_arch_init_vm, kvm_destroy_vm
 //! ioctl           vm_ioctl, vm_ioctl_return*                                     kvm_vm_ioctl
 //! run             vcpu_run; run_end (raw_tp kvm_userspace_exit)                  kvm_arch_vcpu_ioctl_run
 //! slot            slot_commit                                                    kvm_arch_commit_memory_region
@@ -18,18 +18,20 @@
 //!                 fast_fault_done (raw_tp fast_page_fault)
 //!   evidence      fast_fault_walk, fast_fault_walked* (kvm_tdp_mmu_fast_pf_get_last_sptep)
 //! fault           fault, fault_return* (kvm_mmu_page_fault)
-//! flush           flush, flush_return*                               kvm_flush_remote_tlbs (+ hv_flush_remote_tlbs*)
+//! flush           flush, flush_return*                               kvm_flush_remote_tlbs
 //! slot protect    slot_protect, slot_protect_return*                             kvm_mmu_slot_remove_write_access,
 //!                                                                                kvm_mmu_slot_leaf_clear_dirty
-//! host write      write_page, write_cached, unmap_map, cmpxchg, cmpxchg_gfn, steal_time, pvclock, host_write_return*
+//! host write      write_page, write_cached, unmap_map, cmpxchg, cmpxchg_gfn, steal_time, pvclock, host_write_return*,
+//!                 vcpu_put, vcpu_put_return* (kvm_arch_vcpu_put)
 //! rmap            rmap_add, rmap_add_return*                                     __rmap_add
 //! zap             invalidate, invalidate_return* (kvm_mmu_notifier_invalidate_range_start); zap_page (raw_tp)
 //! split           split (raw_tp kvm_mmu_split_huge_page)
 //! ```
 //! `*`: a return probe.
 //!
-//! No hook waits, loops or takes a lock, and each emits at most one record. Under `mmu_lock` a harvest emits one record
-//! per bitmap word: the SPTE changes inside it are folded into a mask.
+//! No hook waits, loops or takes a lock, and each emits one record at most (a slot helper's end may add its last word).
+//! An entry that finds its bracket open counts a missed return: kernels before 6.7 do not tell. Under `mmu_lock` a
+//! harvest emits one record per bitmap word: the SPTE changes inside it are folded into a mask.
 
 pub mod brackets;
 

@@ -24,6 +24,10 @@ pub fn reset(ctx: ProbeContext) -> u32 {
     }
     let Some(thread) = Thread::current() else { return 0 };
     let reset = &mut thread.brackets.reset;
+    if reset.begin_ns != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::RingReset);
+    }
     reset.kvm = kvm;
     reset.ring = ctx.arg(1).unwrap_or(0);
     reset.before = word(reset.ring, offset!(ring_reset_index));

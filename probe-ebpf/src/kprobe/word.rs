@@ -24,6 +24,10 @@ pub fn word(ctx: ProbeContext) -> u32 {
     thread.kvm = kvm;
     let slot_address: u64 = ctx.arg(1).unwrap_or(0);
     let slot = Slot::read(slot_address);
+    if thread.brackets.word.begin_ns != 0 && thread.brackets.protect.begin_ns == 0 {
+        // Its return was missed.
+        emit::count_missed(Hook::HarvestWord);
+    }
     let word = &mut thread.brackets.word;
     word.first = slot.base + ctx.arg::<u64>(2).unwrap_or(0);
     word.mask = mask;

@@ -25,6 +25,10 @@ pub fn invalidate(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::current() else { return 0 };
     let range: u64 = ctx.arg(1).unwrap_or(0);
     let invalidate = &mut thread.brackets.invalidate;
+    if invalidate.begin_ns != 0 {
+        // Its return was missed, or comes out of order.
+        emit::count_missed(Hook::Zap);
+    }
     invalidate.kvm = kvm;
     invalidate.start = field_or_0(range, offset!(range_start));
     invalidate.end = field_or_0(range, offset!(range_end));

@@ -228,7 +228,7 @@ fn explain(rule: &RuleState) -> String {
     };
     let how = if evidence == "none" { "not observed" } else { "observed only by its traces" };
     let effect =
-        if rule.state == "half" { "; it names hazards and calls nothing safe" } else { "" };
+        if rule.state == "half" { "; it names hazards and vouches for nothing" } else { "" };
     format!("{}: {operation} is {how}{effect}", rule.name)
 }
 

@@ -367,6 +367,7 @@ fn writer_name(number: u8) -> &'static str {
         writer::CMPXCHG => "cmpxchg",
         writer::STEAL_TIME => "steal-time",
         writer::PVCLOCK => "pvclock",
+        writer::STEAL_TIME_PREEMPTED => "steal-time-preempted",
         _ => "unknown",
     }
 }

@@ -65,6 +65,7 @@ pub fn of(btf: &Btf) -> Offsets {
         ghc_memslot = "gfn_to_hva_cache" "memslot",
         map_gfn = "kvm_host_map" "gfn",
         map_writable = "kvm_host_map" "writable",
+        map_hva = "kvm_host_map" "hva",
         range_start = "mmu_notifier_range" "start",
         range_end = "mmu_notifier_range" "end",
     };
@@ -95,8 +96,6 @@ pub fn function_forms(btf: &Btf) -> u64 {
         | bit(count("kvm_vcpu_unmap") != Some(2), abi::UNMAP_HAS_DIRTY)
         | bit(second("mmu_set_spte", "slot"), abi::SET_SPTE_HAS_SLOT)
         | bit(btf.tracepoint_arguments("fast_page_fault") == Some(5), abi::FAST_FAULT_HAS_FAULT)
-        | bit(count("kvm_dirty_ring_reset") == Some(3), abi::RING_RESET_COUNTS)
-        | bit(second("kvm_setup_guest_pvclock", "vcpu"), abi::PVCLOCK_VCPU_SECOND)
         | bit(first("kvm_dirty_ring_push", "vcpu"), abi::RING_PUSH_HAS_VCPU)
 }
 

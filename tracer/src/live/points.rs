@@ -158,6 +158,8 @@ pub const POINTS: &[Point] = &[
         Site::EveryReturn(&["kvm_vcpu_unmap", "record_steal_time", "kvm_setup_guest_pvclock"]),
         Hook::HostWrite,
     ),
+    point("vcpu_put", Site::Entry(&["kvm_arch_vcpu_put"]), Hook::HostWrite),
+    point("vcpu_put_return", Site::Return(&["kvm_arch_vcpu_put"]), Hook::HostWrite),
     point("reset", Site::Entry(&["kvm_dirty_ring_reset"]), Hook::RingReset),
     point("reset_return", Site::Return(&["kvm_dirty_ring_reset"]), Hook::RingReset),
     point("rmap_add", Site::Entry(&["__rmap_add"]), Hook::RmapAdd),

@@ -99,6 +99,8 @@ const WRITERS: &[&str] = &[
     "cmpxchg_gfn",
     "cmpxchg_return",
     "steal_time",
+    "vcpu_put",
+    "vcpu_put_return",
     "pvclock",
     "host_write_return",
     "host_write_void_return",
@@ -113,6 +115,8 @@ const WRITERS_WITHOUT_CLOCK: &[&str] = &[
     "cmpxchg_gfn",
     "cmpxchg_return",
     "steal_time",
+    "vcpu_put",
+    "vcpu_put_return",
     "host_write_return",
     "host_write_void_return",
 ];

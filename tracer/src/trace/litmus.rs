@@ -1,7 +1,7 @@
 //! Litmus files: a trace a person can write and read, and the verdict it must get (docs/litmus.md).
 //!
 //! ```text
-//! # edde99ce0529: pages were protected before the bitmap was swapped
+//! # fixed by edde99ce0529: pages were protected before the bitmap was swapped
 //! setup      epsilon=0
 //! harvester  slot-state    slot=0:0+log+map base=0x0 npages=64 commit
 //! harvester  ioctl-begin   op=get-dirty-log

@@ -270,7 +270,7 @@ const HEAD: &str = "# Which verdicts each combination can reach
 Made by `KVMDIRTY_UPDATE=1 cargo test --test litmus`; that test fails when it is stale.
 
 The second column is the engine's own statement: what the rule needs against what the attach plan observes at best. *on*:
-fully; *half*: it names hazards and calls nothing safe, for want of the operation named; *off*: not at all. The other
+fully; *half*: it names hazards and vouches for nothing, for want of the operation named; *off*: not at all. The other
 columns are the verdicts that the litmus corpus reached, one column per log mode. Files of the kprobe plan in bitmap mode
 are also judged carried over to manual protect (each GET that takes bits becomes a GET that reads and a CLEAR that takes)
 and to PML (each SPTE with W has D as well). An empty cell: no trace of the corpus reached a finding there, which proves

@@ -100,7 +100,7 @@ fn file_facts(file: &Provenance) -> Vec<Fact> {
 }
 
 /// Which rules judge; per operation that is not seen well enough, the rules it turns off or that find hazards without
-/// it and call nothing safe.
+/// it and vouch for nothing.
 fn rule_facts(summary: &Summary, rules: &RuleSet) -> Vec<Fact> {
     let limited: Vec<RuleId> = summary.rules_off.iter().map(|&(rule, ..)| rule).collect();
     let on = RuleId::ALL.into_iter().filter(|rule| !limited.contains(rule)).map(RuleId::name);

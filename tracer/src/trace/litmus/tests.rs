@@ -7,7 +7,7 @@ use kvmdirty_common::raw::{CLASS_SHIFT, SPAN_SATURATED};
 use proptest::prelude::*;
 
 const SWAPPED: &str = "\
-# edde99ce0529: pages were protected before the bitmap was swapped
+# fixed by edde99ce0529: pages were protected before the bitmap was swapped
 # second line
 setup epsilon=5 final missing=zap,split
 setup nearest=host-write

@@ -179,7 +179,7 @@ fn rule_lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let on = of(|reach| matches!(reach, Reach::On));
     lines.push(Line::raw(format!("  on:      {on}")));
     let half = of(|reach| matches!(reach, Reach::Half(..)));
-    lines.push(Line::raw(format!("  half on: {half} (they name hazards, and call nothing safe)")));
+    lines.push(Line::raw(format!("  half on: {half} (they name hazards, and vouch for nothing)")));
     let off = of(|reach| matches!(reach, Reach::Off(..)));
     lines.push(Line::raw(format!("  off:     {off}")));
     for rule in RuleId::ALL {
@@ -391,7 +391,7 @@ mod tests {
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging for 2.4 s
           on:      K01 K03 K04 K07 K09 K11 K13 K14 K15
-          half on: K05 K06 (they name hazards, and call nothing safe)
+          half on: K05 K06 (they name hazards, and vouch for nothing)
           off:     K02 K08 K10 K12
           K02 off: fast-fault is not observed (mark-before-writable)
           K05 half on: flush is not observed directly (harvested-not-flushed)

@@ -10,10 +10,12 @@ use super::case::Case;
 use super::harvest::bits;
 use super::slot::WordSeen;
 use super::thread::{OpenIoctl, TakenWord, WORDS_MAX};
-use super::{At, Detector};
+use super::{At, Detector, Release};
 
-/// 5.10 flushes at enable only if an SPTE changed, and an access-tracked one looks unchanged (b64d740ea7dd).
-const ENABLE_WITHOUT_FLUSH: &str = "5.10 enables logging without a flush if no SPTE changed";
+/// Before b64d740ea7dd (July 2022, 6.0 and stable branches) logging is turned on with a flush only if an SPTE changed,
+/// and an access-tracked one looks unchanged. 5.10.223 lacks it.
+const ENABLE_WITHOUT_FLUSH: &str =
+    "kernels before 6.0 may enable logging without a flush if no SPTE changed";
 
 impl Detector {
     /// A word that took no bit: a helper protects the slot, and folds what it closed.
@@ -237,8 +239,7 @@ impl Detector {
         gfn: Gfn,
         closing: Ordinal,
     ) {
-        let is_known =
-            ioctl.protects == 0 && (self.ctx.release.major, self.ctx.release.minor) < (5, 18);
+        let is_known = ioctl.protects == 0 && self.ctx.release < Release { major: 6, minor: 0 };
         let case = Case {
             rule: RuleId::K05,
             verdict: Verdict::Lost,

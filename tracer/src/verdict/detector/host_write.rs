@@ -19,7 +19,7 @@ impl Detector {
             return;
         };
         let vm = self.vm(at.event.vm);
-        let is_steal_time = writer == kvmdirty_common::kind::writer::STEAL_TIME;
+        let is_steal_time = writer == kvmdirty_common::kind::writer::STEAL_TIME_PREEMPTED;
         let first = gpa >> 12;
         let last = gpa.saturating_add(bytes.max(1) - 1) >> 12;
         let place = self.threads.place(at.event.tid);

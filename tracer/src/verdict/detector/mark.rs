@@ -12,8 +12,14 @@ use super::slot::{MarkSeen, Slot, WordSeen};
 use super::thread::PendingMark;
 use super::{At, Detector, Release};
 
-/// 6.1 drops marks of threads that run no vCPU (`mark_page_dirty_in_slot`, virt/kvm/kvm_main.c).
-const MARK_WITHOUT_VCPU: &str = "6.1 drops marks without a running vCPU";
+/// From 2efd61a608b0 (5.17) to 6.1, marks of threads that run no vCPU are dropped (`mark_page_dirty_in_slot`,
+/// virt/kvm/kvm_main.c); 86bdf3ebcfe1 (6.2) keeps them in the bitmap.
+const MARK_WITHOUT_VCPU: &str = "5.17 to 6.1 drop marks without a running vCPU";
+
+fn drops_marks_without_vcpu(release: Release) -> bool {
+    let first = Release { major: 5, minor: 17 };
+    (first..=Release { major: 6, minor: 1 }).contains(&release)
+}
 
 impl Detector {
     pub(super) fn on_mark(&mut self, at: At<'_>) {
@@ -237,7 +243,7 @@ impl Detector {
             // `mark_page_dirty_in_slot()` does nothing where there is neither ring nor bitmap.
             None if object.logging && !object.has_bitmap && self.vms[vm].origin.is_some() => {}
             None => {
-                if !has_vcpu && (self.ctx.release == Release { major: 6, minor: 1 }) {
+                if !has_vcpu && drops_marks_without_vcpu(self.ctx.release) {
                     let cause = UnknownCause::NotObserved(Operation::Mark);
                     self.ledger.unknown(cause, 1);
                 }
@@ -254,9 +260,8 @@ impl Detector {
 
     pub(super) fn report_dropped_mark(&mut self, mark: DueMark) {
         let DueMark { vm, slot, gfn, span, ordinal, has_vcpu } = mark;
-        let is_known = !has_vcpu
-            && self.vms[vm].ring_bytes == 0
-            && self.ctx.release == Release { major: 6, minor: 1 };
+        let is_known =
+            !has_vcpu && self.vms[vm].ring_bytes == 0 && drops_marks_without_vcpu(self.ctx.release);
         let case = Case {
             rule: RuleId::K07,
             verdict: Verdict::Lost,

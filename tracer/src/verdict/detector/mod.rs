@@ -104,6 +104,9 @@ pub(crate) struct Ctx {
     pub now: Nanos,
     pub fault_is_observed: bool,
     pub fast_fault_is_observed: bool,
+    /// Whether a harvest's stores to SPTEs of the rmap are seen: not under PML, where `__rmap_clear_dirty` makes them,
+    /// and not on a plan that protects by the TDP MMU's tracepoint alone.
+    pub rmap_walk_is_observed: bool,
 }
 
 /// A kernel release: `6.1.0-40-amd64` is 6.1.
@@ -151,6 +154,8 @@ impl Ctx {
             now: Nanos(0),
             fault_is_observed: observes(&setup.plan, Operation::Fault),
             fast_fault_is_observed: observes(&setup.plan, Operation::FastFault),
+            rmap_walk_is_observed: !setup.masks.pml
+                && Evidence::Direct <= setup.plan.evidence(Operation::WriteProtect),
         }
     }
 

@@ -103,10 +103,10 @@ impl Detector {
         if !self.ctx.rules.sees_flushes() {
             // The counter only shows the absence of any flush, and only where it counts requests, not kicks (5.10).
             let counts_requests = (6, 0) <= (self.ctx.release.major, self.ctx.release.minor);
-            return if counter_moved || !counts_requests || !is_complete {
-                Flushed::NotObserved
-            } else {
-                Flushed::No
+            return match (is_complete, counter_moved || !counts_requests) {
+                (false, _) => Flushed::Unknown(UnknownCause::Dropped),
+                (true, true) => Flushed::NotObserved,
+                (true, false) => Flushed::No,
             };
         }
         if !is_complete {
@@ -256,7 +256,10 @@ impl Detector {
             }
             return;
         }
-        if !self.ctx.rules.is_on(RuleId::K04) {
+        let is_user_word = self.is_user_word(word);
+        let is_blind =
+            !is_user_word && page.has(page_flag::SHADOW) && !self.ctx.rmap_walk_is_observed;
+        if is_blind || !self.ctx.rules.is_on(RuleId::K04) {
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::WriteProtect));
             return;
         }
@@ -269,7 +272,6 @@ impl Detector {
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::Zap));
             return;
         }
-        let is_user_word = self.is_user_word(word);
         if is_user_word && !self.ctx.fast_fault_is_observed {
             // A lockless fault may have opened it again without a record.
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::FastFault));

@@ -5,7 +5,7 @@
 //! A write through the SPTE is then neither logged nor caught.
 //!
 //! Kernel: every path that sets W marks: `make_spte()` and `fast_pf_fix_direct_spte()` (arch/x86/kvm/mmu/spte.c,
-//! mmu.c; 5.10: `set_spte()`, `handle_changed_spte_dirty_log()`). Broken by the large SPTEs of 6b73a9606 (fixed by
+//! mmu.c; 5.10: `set_spte()`, `handle_changed_spte_dirty_log()`). Broken by fast faults on large SPTEs (fixed by
 //! c126d94f2c90) and by shadow paths that forgot the mark.
 //!
 //! ```text

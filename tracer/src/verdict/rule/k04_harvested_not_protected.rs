@@ -4,8 +4,9 @@
 //! returned.
 //!
 //! Kernel: `kvm_arch_mmu_enable_log_dirty_pt_masked()` (arch/x86/kvm/mmu/mmu.c) clears W (under PML: D) of every page
-//! in the mask, under `mmu_lock`, before `kvm_get_dirty_log_protect()` returns. Broken by 3a0f64de479c's iterator
-//! that skipped a subtree after a yield, and by 45a61ebb2211's non-leaf SPTEs.
+//! in the mask, under `mmu_lock`, before `kvm_get_dirty_log_protect()` returns. 3a0f64de479c
+//! fixed an iterator that skipped a subtree after a yield, 45a61ebb2211 a cleared D of an SPTE that was no leaf any
+//! more.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)

@@ -2,8 +2,9 @@
 //!
 //! A ring reset popped entries whose pages were not all write-protected and flushed before RESET returned.
 //!
-//! Kernel: `kvm_dirty_ring_reset()` (virt/kvm/dirty_ring.c). In 7.2 and 7.3-rc7 it returns -EINTR on a pending signal
-//! after entries were popped and before the pending batch was protected; the ioctl then returns the positive count.
+//! Kernel: `kvm_dirty_ring_reset()` (virt/kvm/dirty_ring.c). Since 6.17 (49005a2a3d2a) it returns -EINTR on a
+//! pending signal after entries were popped and before the pending batch was protected; the ioctl then returns the
+//! positive count.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)

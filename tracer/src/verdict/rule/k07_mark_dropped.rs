@@ -2,8 +2,9 @@
 //!
 //! A mark recorded nothing: no running vCPU with a ring and no bitmap, or a logging slot without a bitmap.
 //!
-//! Kernel: `mark_page_dirty_in_slot()` (virt/kvm/kvm_main.c). 6.1 returns before it sets the bit when no vCPU runs on
-//! the thread, even in bitmap mode: a listed stock-kernel hazard. Later kernels drop the mark only in ring mode.
+//! Kernel: `mark_page_dirty_in_slot()` (virt/kvm/kvm_main.c). From 5.17 (2efd61a608b0) to 6.1 it returns
+//! before it sets the bit when no vCPU runs on the thread, even in bitmap mode: a listed stock-kernel hazard. Later
+//! kernels (86bdf3ebcfe1) drop the mark only in ring mode.
 //!
 //! ```text
 //! host thread (cpu 0)                  harvester (cpu 1)

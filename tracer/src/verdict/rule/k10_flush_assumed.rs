@@ -4,8 +4,8 @@
 //! yet.
 //!
 //! Kernel: fixed for the dirty log by 6dbf79e7164e; legal since 198c74f43f0f because the decision looks at
-//! MMU-writable instead of W (`spte_write_protect()`, arch/x86/kvm/mmu/mmu.c). 7c8a4742c4ab was the same mistake in
-//! the TDP MMU.
+//! MMU-writable instead of W (`spte_write_protect()`, arch/x86/kvm/mmu/mmu.c). 7c8a4742c4ab fixed the same
+//! mistake in the TDP MMU.
 //!
 //! ```text
 //! harvester (cpu 0)                    shadow paging (cpu 1)

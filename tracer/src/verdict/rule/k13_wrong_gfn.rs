@@ -3,7 +3,8 @@
 //! A fault marked another page than the one it made writable, or one page for a huge SPTE.
 //!
 //! Kernel: the mark takes the fault's gfn, the store its SPTE; a page table that was freed and reused in between
-//! (ABA) makes them differ. 6b73a9606's large SPTE dirtied only its first page.
+//! (ABA) makes them differ. Large SPTEs that fast faults opened dirtied only their
+//! first page until c126d94f2c90.
 //!
 //! ```text
 //! vcpu (cpu 0)                         harvester (cpu 1)

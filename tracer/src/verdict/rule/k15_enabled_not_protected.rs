@@ -6,7 +6,8 @@
 //! Its writes never fault, so no other rule would ever see them.
 //!
 //! Kernel: `kvm_mmu_slot_apply_flags()` write-protects (or clears D of) the whole slot unless
-//! KVM_DIRTY_LOG_INITIALLY_SET (arch/x86/kvm/x86.c). edde99ce0529 protected before the bitmap was swapped.
+//! KVM_DIRTY_LOG_INITIALLY_SET (arch/x86/kvm/x86.c). edde99ce0529 fixed a protection that came
+//! before the bitmap was swapped.
 //!
 //! ```text
 //! vcpu (cpu 0)                         VMM (cpu 1)

@@ -31,7 +31,8 @@ pub struct Rule {
     pub sentence: &'static str,
     /// Without these it is off.
     pub needs: &'static [Need],
-    /// Without these it is half on: it still finds what values show, and calls nothing safe.
+    /// Without these it is half on: it still finds what values show, and vouches for nothing: `safe` then rests on the
+    /// other rules.
     pub wants: &'static [Need],
     /// The source of its file; [`Rule::page`] is made of it.
     pub source: &'static str,

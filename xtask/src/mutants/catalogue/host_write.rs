@@ -46,7 +46,7 @@ pub const MUTANTS: [Mutant; 2] = [
     },
     Mutant {
         name: "mark-without-vcpu-lost",
-        bug: "a mark made while no vCPU runs is dropped, as at a steal-time write on sched-out",
+        bug: "a mark made while no vCPU runs is dropped, and steal time at sched-out is written after the vCPU is no longer running",
         edits: &[
             Edit {
                 file: KVM_MAIN,
