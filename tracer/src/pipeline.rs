@@ -5,7 +5,7 @@
 //! ```
 
 use crate::event::{Batch, EventKind, Gap, GapCause, Nanos, RawEvent, Setup, decode};
-use crate::order::{Item, Merge};
+use crate::order::{Item, Merge, Note};
 use crate::summary::{SlotSummary, Summary, VmSummary};
 use crate::verdict::detector::Detector;
 use crate::verdict::{PageRange, PageState, Window};
@@ -108,12 +108,19 @@ impl Pipeline {
 fn take(detector: &mut Detector, summary: &mut Summary, item: Item<'_>) {
     match item {
         Item::Record(record) => take_record(detector, summary, record),
-        Item::Gap(gap) => {
+        Item::Note(note) => take_note(detector, summary, note),
+    }
+}
+
+#[cold]
+fn take_note(detector: &mut Detector, summary: &mut Summary, note: Note) {
+    match note {
+        Note::Gap(gap) => {
             summary.add_gap(&gap);
             detector.gap(&gap);
         }
-        Item::Found(n) => summary.dropped_events = summary.dropped_events.saturating_sub(n),
-        Item::Late(anomaly) => {
+        Note::Found(n) => summary.dropped_events = summary.dropped_events.saturating_sub(n),
+        Note::Late(anomaly) => {
             summary.add_anomaly(anomaly);
             // It was not judged, so it is as good as dropped.
             let from = anomaly.at;
@@ -131,7 +138,7 @@ fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent
     match &decode(record) {
         Ok(event) => {
             summary.observe(event);
-            if event.kind == EventKind::VmGone {
+            if matches!(event.kind, EventKind::VmGone) {
                 // The detector forgets the VM; what it came to is shown on, however the records were cut into batches.
                 publish_vms(detector, summary);
             }

@@ -195,7 +195,9 @@ impl FaultTimes {
     fn add(&mut self, ns: u64) {
         self.faults += 1;
         self.longest_ns = self.longest_ns.max(ns);
-        self.histogram.resize(HISTOGRAM_BUCKETS, 0);
+        if self.histogram.is_empty() {
+            self.histogram.resize(HISTOGRAM_BUCKETS, 0);
+        }
         self.histogram[crate::verdict::window::bucket(ns)] += 1;
     }
 }
@@ -297,6 +299,7 @@ impl LockWaits {
 
 impl Summary {
     /// Counts an event. Judgements come from the detector, not from here.
+    #[inline]
     pub fn observe(&mut self, event: &Event) {
         let at = event.span.hi;
         self.by_kind.0[event.kind.kind() as usize & 63] += 1;

@@ -447,6 +447,13 @@ fn announcements() -> Batch {
     }
 }
 
+/// The load's first batch would announce the VM with another slot.
+fn load_without_inventory(seed: u64) -> load::Load {
+    let mut load = load::Load::new(seed, 2, 4096);
+    load.batch();
+    load
+}
+
 /// VM, the slot that is left, and the running vCPU, told anew at `time`.
 fn assert_begins_with_announcements(read: &Read) {
     let kinds: Vec<u8> = read.records[..3].iter().map(|record| record.kind).collect();
@@ -463,7 +470,7 @@ fn rotation_keeps_the_newest_files_and_each_is_a_recording() {
     let write = WriteLimits { frame_records: 8_192, ..limits.write };
     let limits = RotationLimits { write, ..limits };
     let mut rotation = Rotation::create(&folder.0.join("vm.kdt"), header(), limits).unwrap();
-    let mut load = load::Load::new(2, 2, 4096);
+    let mut load = load_without_inventory(2);
     let mut written = announcements().records;
     rotation.write(&announcements()).unwrap();
     for _ in 0..60 {
@@ -490,7 +497,7 @@ fn rotation_keeps_the_newest_files_and_each_is_a_recording() {
 fn the_flight_recorder_keeps_the_last_seconds_and_forgets_what_it_wrote() {
     let folder = Folder::new("flight");
     let path = folder.0.join("vm.kdt");
-    let mut load = load::Load::new(9, 2, 4096);
+    let mut load = load_without_inventory(9);
     let batches: Vec<Batch> = (0..120).map(|_| load.batch()).collect();
     let keep_ns = batches[99].watermark.since(batches[49].watermark);
     let mut flight = Flight::new(&path, header(), FlightLimits::last(keep_ns)).unwrap();

@@ -3,7 +3,8 @@
 //! Not a simulator: nothing in it obeys KVM's rules beyond the shape, the times and the values of the records. It
 //! exists so that recording and reading can be measured without a guest, and so that tests have plausible records.
 
-use kvmdirty_trace::event::{Batch, Class, Gap, GapCause, Kind, Nanos, RawEvent};
+use kvmdirty_common::kind::flag;
+use kvmdirty_trace::event::{Batch, Class, Gap, GapCause, IoctlOp, Kind, Nanos, RawEvent};
 
 /// A seeded stream of records.
 pub struct Load {
@@ -25,6 +26,8 @@ struct Cpu {
 
 const VM: u64 = 0xffff_8881_0a3c_0000;
 const W: u64 = 1 << 1;
+/// The slot 0:0, which logs into a bitmap.
+const SLOT: u64 = 1 << 63 | 1 << 32;
 
 impl Load {
     /// A load of `cpus` vCPUs that write `pages` pages, in order or at random.
@@ -63,6 +66,9 @@ impl Load {
     /// The next drain: a few thousand records, now and then with a harvest.
     pub fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
+        if self.harvests == 0 {
+            self.inventory(&mut batch.records);
+        }
         let begin = self.now;
         for cpu in 0..self.cpus.len() {
             let mut now = begin;
@@ -92,6 +98,15 @@ impl Load {
             });
         }
         batch
+    }
+
+    /// What the probe finds when it attaches: the VM and its one slot, which logs.
+    fn inventory(&mut self, records: &mut Vec<RawEvent>) {
+        let at = (self.now, self.now);
+        records.push(self.emit(Class::Boundary, 0, Kind::VmSeen, 0, at, [4_000, 0, 1, 0]));
+        let bitmap = 0xffff_c900_0000_0000;
+        let slot = [SLOT, self.page_shift, self.pages, bitmap];
+        records.push(self.emit(Class::Boundary, 0, Kind::SlotState, 0, at, slot));
     }
 
     fn page(&mut self, cpu: usize) -> u64 {
@@ -145,14 +160,13 @@ impl Load {
         let old = self.pfns[page as usize] << 12 | 0x0600_0000_0000_0f75;
         let sptep = 0xffff_8880_0000_0000 + (gfn / 512) * 0x3000 + 8 * (gfn % 512);
         let page_ref = gfn | 1 << 48 | 1 << 60;
-        let slot = 1 << 63 | 1 << 32;
         records.push(self.emit(
             Class::Page,
             cpu,
             Kind::Mark,
             1 | 4 | 16,
             (mark_begin, mark_end),
-            [gfn, slot, word, old | W],
+            [gfn, SLOT, word, old | W],
         ));
         records.push(self.emit(
             Class::Page,
@@ -183,22 +197,21 @@ impl Load {
         let end = mark_end + self.duration(200);
         self.words[(page / 64) as usize] |= 1 << (gfn % 64);
         let word = self.words[(page / 64) as usize];
-        let slot = 1 << 63 | 1 << 32;
         records.push(self.emit(
             Class::Page,
             cpu,
             Kind::Mark,
             1,
             (mark_begin, mark_end),
-            [gfn, slot, word, 0],
+            [gfn, SLOT, word, 0],
         ));
         records.push(self.emit(
             Class::Page,
             cpu,
             Kind::HostWrite,
-            2,
+            flag::HOST_DATA_AT_MARK,
             (begin, end),
-            [gfn << 12 | 0x40, 64, slot, 2],
+            [gfn << 12 | 0x40, 64, SLOT, 2],
         ));
         *now = end;
     }
@@ -206,7 +219,7 @@ impl Load {
     fn harvest(&mut self, records: &mut Vec<RawEvent>) {
         let begin = self.now;
         let mut now = begin + self.duration(2_000);
-        let op = 1 | 1 << 32;
+        let op = IoctlOp::GetDirtyLog as u64;
         records.push(self.emit(
             Class::Boundary,
             0,
@@ -215,11 +228,13 @@ impl Load {
             (now, now),
             [op, 0, self.pages, self.harvests],
         ));
+        let mut taken = 0;
         for word in 0..self.words.len() {
             let mask = std::mem::take(&mut self.words[word]);
             if mask == 0 {
                 continue;
             }
+            taken += 1;
             let word_begin = now + self.duration(100);
             now = word_begin + self.duration(3_000);
             let first = word as u64 * 64 + self.page_shift;
@@ -229,7 +244,7 @@ impl Load {
                 Kind::HarvestWord,
                 0,
                 (word_begin, now),
-                [first, mask, mask, 1 << 63 | 1 << 32],
+                [first, mask, mask, SLOT],
             ));
         }
         let flush = now;
@@ -248,7 +263,7 @@ impl Load {
             Kind::IoctlEnd,
             0,
             (begin, now),
-            [op, 0, self.harvests + 1, 9],
+            [op, 0, self.harvests + 1, taken],
         ));
         self.now = now;
     }

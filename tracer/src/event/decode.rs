@@ -16,34 +16,66 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
     let at = Nanos(raw.ts_ns);
     let class_bits = raw.flags >> CLASS_SHIFT;
     let cpu = CpuId(raw.cpu);
-    let class = Class::from_u8(class_bits).unwrap_or(Class::Page);
-    let lane = Lane { class, cpu };
-    let anomaly = |kind| Anomaly { at, lane, kind };
-    if Class::from_u8(class_bits).is_none() {
-        return Err(anomaly(AnomalyKind::UnknownClass(class_bits)));
-    }
-    let Some(kind) = Kind::from_u8(raw.kind) else {
-        return Err(anomaly(AnomalyKind::UnknownKind(raw.kind)));
+    let Some(class) = Class::from_u8(class_bits) else {
+        let lane = Lane { class: Class::Page, cpu };
+        return Err(Anomaly { at, lane, kind: AnomalyKind::UnknownClass(class_bits) });
     };
-    let kind = event_kind(kind, raw).map_err(anomaly)?;
+    let lane = Lane { class, cpu };
+    let Some(kind) = Kind::from_u8(raw.kind) else {
+        return Err(Anomaly { at, lane, kind: AnomalyKind::UnknownKind(raw.kind) });
+    };
     // A saturated span bounds the begin only from above; 0 is the one lower bound that is certainly true.
     let lo = if raw.span_ns == kvmdirty_common::raw::SPAN_SATURATED {
         Nanos(0)
     } else {
         Nanos(raw.ts_ns.saturating_sub(u64::from(raw.span_ns)))
     };
-    Ok(Event {
+    let head = Event {
         span: Span { lo, hi: at },
         vm: VmId(raw.vm),
         tid: Tid(raw.tid),
         lane,
         seq: raw.seq,
-        kind,
-    })
+        kind: EventKind::VmGone,
+    };
+    // Each kind makes its event in place: one that is made first and wrapped after the match is copied, field by field,
+    // through the fields of all kinds.
+    match kind {
+        Kind::Mark => Ok(Event { kind: mark(raw), ..head }),
+        Kind::FastFault => Ok(Event { kind: fast_fault(raw), ..head }),
+        Kind::Fault => Ok(Event { kind: fault(raw), ..head }),
+        Kind::SpteChange => Ok(Event { kind: spte_change(raw), ..head }),
+        Kind::SpteSet => Ok(Event { kind: spte_set(raw), ..head }),
+        Kind::HarvestWord => Ok(Event { kind: harvest_word(raw), ..head }),
+        Kind::UserWord => Ok(Event { kind: user_word(raw), ..head }),
+        Kind::HostWrite => Ok(Event { kind: host_write(raw), ..head }),
+        Kind::RingPush => Ok(Event { kind: ring_push(raw), ..head }),
+        Kind::RmapAdd
+        | Kind::RunBegin
+        | Kind::RunEnd
+        | Kind::Split
+        | Kind::Zap
+        | Kind::VmSeen
+        | Kind::VmGone
+        | Kind::SlotState
+        | Kind::IoctlBegin
+        | Kind::IoctlEnd
+        | Kind::Flush
+        | Kind::RingReset
+        | Kind::SlotProtect
+        | Kind::Invalidate
+        | Kind::LockWait => match rarer(kind, raw) {
+            Ok(kind) => Ok(Event { kind, ..head }),
+            Err(kind) => Err(Anomaly { at, lane, kind }),
+        },
+    }
 }
 
-fn event_kind(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
+/// The kinds that are few in any trace.
+#[inline(never)]
+fn rarer(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
     let [a, b, c, d] = raw.args;
+    let has = |bit: u8| raw.flags & bit != 0;
     Ok(match kind {
         Kind::IoctlBegin => {
             EventKind::IoctlBegin { op: ioctl_ref(a)?, first: b, count: c, flushes: d }
@@ -53,50 +85,8 @@ fn event_kind(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
             ret: b as i64,
             flushes: c,
             words: d,
-            words_cut: raw.flags & flag::WORDS_CUT != 0,
+            words_cut: has(flag::WORDS_CUT),
         },
-        Kind::VmSeen
-        | Kind::VmGone
-        | Kind::SlotState
-        | Kind::Flush
-        | Kind::RingReset
-        | Kind::SlotProtect
-        | Kind::Invalidate
-        | Kind::LockWait => boundary_kind(kind, raw),
-        Kind::Mark | Kind::SpteChange | Kind::FastFault | Kind::Fault | Kind::SpteSet => {
-            fault_kind(kind, raw)
-        }
-        Kind::HarvestWord => {
-            EventKind::HarvestWord { first: Gfn(a), mask: b, protected: c, slot: slot_ref(d) }
-        }
-        Kind::UserWord => EventKind::UserWord { first: Gfn(a), mask: b, protected: c, writable: d },
-        Kind::RmapAdd => EventKind::RmapAdd { gfn: Gfn(a), sptep: b, slot: slot_ref(c) },
-        Kind::HostWrite => EventKind::HostWrite {
-            gpa: a,
-            bytes: b,
-            slot: slot_ref(c),
-            writer: d as u8,
-            failed: d >> 8 & 1 != 0,
-            data_at_mark: data_at_mark(raw.flags & KIND_FLAGS),
-        },
-        Kind::RingPush => EventKind::RingPush {
-            offset: a,
-            slot: SlotId::from_abi(b as u32),
-            index: c as u32,
-            vcpu: VcpuId(d as u32),
-        },
-        Kind::RunBegin => EventKind::RunBegin { vcpu: VcpuId(a as u32) },
-        Kind::RunEnd => EventKind::RunEnd { vcpu: VcpuId(a as u32), ret: b as i64, exit_reason: c },
-        Kind::Split => EventKind::Split { page: page_ref(a), old: Spte(b), errno: c as i64 },
-        Kind::Zap => EventKind::Zap { page: page_ref(a) },
-    })
-}
-
-/// The records of VMs, slots, flushes and resets.
-fn boundary_kind(kind: Kind, raw: &RawEvent) -> EventKind {
-    let [a, b, c, d] = raw.args;
-    let has = |bit: u8| raw.flags & bit != 0;
-    match kind {
         Kind::VmSeen => EventKind::VmSeen {
             tgid: a as u32,
             manual_protect: b as u32,
@@ -105,7 +95,6 @@ fn boundary_kind(kind: Kind, raw: &RawEvent) -> EventKind {
             created: has(flag::VM_CREATED),
             flushes: d,
         },
-        Kind::VmGone => EventKind::VmGone,
         Kind::SlotState => EventKind::SlotState {
             slot: slot_ref(a),
             base: Gfn(b),
@@ -114,66 +103,128 @@ fn boundary_kind(kind: Kind, raw: &RawEvent) -> EventKind {
             commit: has(flag::SLOT_COMMIT),
         },
         Kind::Flush => EventKind::Flush { before: a, after: b, first: Gfn(c), npages: d },
-        Kind::RingReset => EventKind::RingReset {
-            vcpu: VcpuId(a as u32),
-            before: b as u32,
-            after: (b >> 32) as u32,
-            ret: c as i64,
-            dirty_index: d as u32,
-            size: (d >> 32) as u32,
-            bracketed: !has(flag::AT_TRACEPOINT),
-        },
+        Kind::RingReset => ring_reset(raw),
         Kind::SlotProtect => EventKind::SlotProtect { slot: slot_ref(a), level: b as u8 },
         Kind::Invalidate => {
             EventKind::Invalidate { start: a, end: b, flushes_before: c, flushes_after: d }
         }
-        _ => EventKind::LockWait { lock: a, lcb_flags: b as u32, ret: c as i64 },
-    }
+        Kind::LockWait => EventKind::LockWait { lock: a, lcb_flags: b as u32, ret: c as i64 },
+        Kind::RmapAdd => EventKind::RmapAdd { gfn: Gfn(a), sptep: b, slot: slot_ref(c) },
+        Kind::RunBegin => EventKind::RunBegin { vcpu: VcpuId(a as u32) },
+        Kind::RunEnd => EventKind::RunEnd { vcpu: VcpuId(a as u32), ret: b as i64, exit_reason: c },
+        Kind::Split => EventKind::Split { page: page_ref(a), old: Spte(b), errno: c as i64 },
+        Kind::Zap => EventKind::Zap { page: page_ref(a) },
+        _ => EventKind::VmGone,
+    })
 }
 
-/// The records of one fault: its mark, its store, its bracket.
-fn fault_kind(kind: Kind, raw: &RawEvent) -> EventKind {
-    let [a, b, c, d] = raw.args;
+#[inline]
+fn mark(raw: &RawEvent) -> EventKind {
+    let [gfn, slot, word, spte] = raw.args;
     let has = |bit: u8| raw.flags & bit != 0;
-    match kind {
-        Kind::Mark => EventKind::Mark {
-            gfn: Gfn(a),
-            slot: slot_ref(b),
-            word: match (has(flag::MARK_WORD), has(flag::MARK_RING)) {
-                (_, true) => MarkWord::Ring(c as u32),
-                (true, false) => MarkWord::Bitmap(c),
-                (false, false) => MarkWord::Unread,
-            },
-            spte: has(flag::MARK_SPTE).then_some(Spte(d)),
-            has_vcpu: !has(flag::MARK_NO_VCPU),
-            in_fast: has(flag::MARK_IN_FAST),
+    EventKind::Mark {
+        gfn: Gfn(gfn),
+        slot: slot_ref(slot),
+        word: match (has(flag::MARK_WORD), has(flag::MARK_RING)) {
+            (_, true) => MarkWord::Ring(word as u32),
+            (true, false) => MarkWord::Bitmap(word),
+            (false, false) => MarkWord::Unread,
         },
-        Kind::SpteChange => EventKind::SpteChange {
-            page: page_ref(a),
-            old: (!has(flag::SPTE_NO_OLD)).then_some(Spte(b)),
-            new: Spte(c),
-            sptep: d,
-            shadow: has(flag::SPTE_SHADOW),
-        },
-        Kind::FastFault => EventKind::FastFault {
-            page: page_ref(a),
-            old: Spte(b),
-            ret: c as i64,
-            sptep: d,
-            fixed: has(flag::FAST_FIXED),
-        },
-        Kind::SpteSet => EventKind::SpteSet {
-            page: page_ref(a),
-            new: Spte(b),
-            word: has(flag::SET_WORD).then_some(c),
-            sptep: d,
-            logging: has(flag::SET_LOGGING),
-            ring: has(flag::SET_RING),
-        },
-        _ => EventKind::Fault { addr: a, error_code: b, ret: c as i64, vcpu: VcpuId(d as u32) },
+        spte: has(flag::MARK_SPTE).then_some(Spte(spte)),
+        has_vcpu: !has(flag::MARK_NO_VCPU),
+        in_fast: has(flag::MARK_IN_FAST),
     }
 }
 
+#[inline]
+fn fast_fault(raw: &RawEvent) -> EventKind {
+    let [page, old, ret, sptep] = raw.args;
+    let fixed = raw.flags & flag::FAST_FIXED != 0;
+    EventKind::FastFault { page: page_ref(page), old: Spte(old), ret: ret as i64, sptep, fixed }
+}
+
+#[inline]
+fn fault(raw: &RawEvent) -> EventKind {
+    let [addr, error_code, ret, vcpu] = raw.args;
+    EventKind::Fault { addr, error_code, ret: ret as i64, vcpu: VcpuId(vcpu as u32) }
+}
+
+#[inline]
+fn spte_change(raw: &RawEvent) -> EventKind {
+    let [page, old, new, sptep] = raw.args;
+    EventKind::SpteChange {
+        page: page_ref(page),
+        old: (raw.flags & flag::SPTE_NO_OLD == 0).then_some(Spte(old)),
+        new: Spte(new),
+        sptep,
+        shadow: raw.flags & flag::SPTE_SHADOW != 0,
+    }
+}
+
+#[inline]
+fn spte_set(raw: &RawEvent) -> EventKind {
+    let [page, new, word, sptep] = raw.args;
+    let has = |bit: u8| raw.flags & bit != 0;
+    EventKind::SpteSet {
+        page: page_ref(page),
+        new: Spte(new),
+        word: has(flag::SET_WORD).then_some(word),
+        sptep,
+        logging: has(flag::SET_LOGGING),
+        ring: has(flag::SET_RING),
+    }
+}
+
+#[inline]
+fn harvest_word(raw: &RawEvent) -> EventKind {
+    let [first, mask, protected, slot] = raw.args;
+    EventKind::HarvestWord { first: Gfn(first), mask, protected, slot: slot_ref(slot) }
+}
+
+#[inline]
+fn user_word(raw: &RawEvent) -> EventKind {
+    let [first, mask, protected, writable] = raw.args;
+    EventKind::UserWord { first: Gfn(first), mask, protected, writable }
+}
+
+#[inline]
+fn host_write(raw: &RawEvent) -> EventKind {
+    let [gpa, bytes, slot, how] = raw.args;
+    EventKind::HostWrite {
+        gpa,
+        bytes,
+        slot: slot_ref(slot),
+        writer: how as u8,
+        failed: how >> 8 & 1 != 0,
+        data_at_mark: data_at_mark(raw.flags & KIND_FLAGS),
+    }
+}
+
+#[inline]
+fn ring_push(raw: &RawEvent) -> EventKind {
+    let [offset, slot, index, vcpu] = raw.args;
+    EventKind::RingPush {
+        offset,
+        slot: SlotId::from_abi(slot as u32),
+        index: index as u32,
+        vcpu: VcpuId(vcpu as u32),
+    }
+}
+
+fn ring_reset(raw: &RawEvent) -> EventKind {
+    let [vcpu, indexes, ret, ring] = raw.args;
+    EventKind::RingReset {
+        vcpu: VcpuId(vcpu as u32),
+        before: indexes as u32,
+        after: (indexes >> 32) as u32,
+        ret: ret as i64,
+        dirty_index: ring as u32,
+        size: (ring >> 32) as u32,
+        bracketed: raw.flags & flag::AT_TRACEPOINT == 0,
+    }
+}
+
+#[inline]
 fn slot_ref(packed: u64) -> SlotRef {
     SlotRef {
         id: SlotId::from_abi(packed as u32),
@@ -182,6 +233,7 @@ fn slot_ref(packed: u64) -> SlotRef {
     }
 }
 
+#[inline]
 fn page_ref(packed: u64) -> PageRef {
     PageRef {
         gfn: Gfn(packed & gfnref::GFN),

@@ -14,6 +14,7 @@ pub mod id;
 pub mod plan;
 pub mod setup;
 pub mod spte;
+pub mod tid_index;
 
 pub use batch::{Batch, Gap, GapCause};
 pub use decode::decode;
@@ -23,6 +24,7 @@ pub use kvmdirty_common::{Class, IoctlOp, Kind, RawEvent};
 pub use plan::{Evidence, Operation, Plan, PlanEntry};
 pub use setup::{Limits, Setup};
 pub use spte::{Spte, SpteMasks};
+pub use tid_index::TidIndex;
 
 /// One operation of the kernel, with the interval that is proven to contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

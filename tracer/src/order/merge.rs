@@ -14,6 +14,13 @@ use crate::event::{
 pub enum Item<'a> {
     /// The next record.
     Record(&'a RawEvent),
+    /// What is to be said before it.
+    Note(Note),
+}
+
+/// What the merge found out about records.
+#[derive(Clone, Copy, Debug)]
+pub enum Note {
     /// Records are missing; handed out before the record that showed it, or when its end has passed.
     Gap(Gap),
     /// Numbers counted as missing turned up late: so many fewer are dropped.
@@ -53,8 +60,7 @@ impl Merge {
     pub fn push(&mut self, batch: &Batch, mut out: impl FnMut(Item<'_>)) {
         let passed = self.watermark;
         self.watermark = passed.max(batch.watermark);
-        let mut gaps = self.take_gaps(batch);
-        let mut next_gap = gaps.drain(..).peekable();
+        let mut gaps = DueGaps::new(self.take_gaps(batch));
         let mut released = std::mem::take(&mut self.released);
         std::mem::swap(&mut released, &mut self.held);
         let mut runs = Runs::default();
@@ -63,18 +69,20 @@ impl Merge {
             let late = run.partition_point(|record| record.ts_ns < passed.0);
             for record in &run[..late] {
                 let at = Nanos(record.ts_ns);
-                out(Item::Late(Anomaly { at, lane: lane_of(record), kind: AnomalyKind::Late }));
+                let lane = lane_of(record);
+                out(Item::Note(Note::Late(Anomaly { at, lane, kind: AnomalyKind::Late })));
             }
             runs.push(self.hold_back(&run[late..]));
         });
-        runs.visit(|record| {
-            while let Some(gap) = next_gap.next_if(|gap| gap.to.0 < record.ts_ns) {
-                out(Item::Gap(gap));
+
+        for record in runs.sorted() {
+            if gaps.next < record.ts_ns {
+                gaps.hand_out_before(record.ts_ns, &mut out);
             }
             self.check_number(record, &mut out);
             out(Item::Record(record));
-        });
-        next_gap.for_each(|gap| out(Item::Gap(gap)));
+        }
+        gaps.gaps.for_each(|gap| out(Item::Note(Note::Gap(gap))));
         released.clear();
         self.released = released;
     }
@@ -125,35 +133,77 @@ impl Merge {
     }
 
     /// Compares the record's number with its lane's.
+    #[inline]
     fn check_number(&mut self, record: &RawEvent, out: &mut impl FnMut(Item<'_>)) {
-        let lane = lane_of(record);
-        let state = self.lane(lane);
-        let at = Nanos(record.ts_ns);
-        let ahead = record.seq.wrapping_sub(state.next);
-        if ahead == 0 || !state.is_known {
+        let state = self.lane(lane_of(record));
+        if record.seq == state.next && state.is_known {
             state.next = record.seq.wrapping_add(1);
+        } else if let Some(note) = state.jump(record) {
+            out(Item::Note(note));
+        }
+        state.last = Nanos(record.ts_ns);
+    }
+}
+
+impl LaneState {
+    /// The lane's number is not the one that was expected.
+    #[cold]
+    fn jump(&mut self, record: &RawEvent) -> Option<Note> {
+        let (next, (from, to)) = (self.next, self.missing);
+        let ahead = record.seq.wrapping_sub(next);
+        let was_known = std::mem::replace(&mut self.is_known, true);
+        if !was_known {
+            self.next = record.seq.wrapping_add(1);
+            None
         } else if ahead < 1 << 31 {
             // Told or not, this is where they are missing; only the count must not be added twice.
-            let told = state.told.min(ahead.into());
-            state.told -= told;
-            state.missing = (state.next, record.seq);
-            state.next = record.seq.wrapping_add(1);
-            out(Item::Gap(Gap {
-                lane: Some(lane),
+            let told = self.told.min(ahead.into());
+            self.told -= told;
+            self.missing = (next, record.seq);
+            self.next = record.seq.wrapping_add(1);
+            Some(Note::Gap(Gap {
+                lane: Some(lane_of(record)),
                 hook: None,
                 cause: GapCause::RingFull,
-                from: state.last,
-                to: at,
+                from: self.last,
+                to: Nanos(record.ts_ns),
                 dropped: u64::from(ahead) - told,
-            }));
-        } else if record.seq.wrapping_sub(state.missing.0)
-            < state.missing.1.wrapping_sub(state.missing.0)
-        {
+            }))
+        } else {
             // The number was not dropped: an interrupting program took the next one and an earlier time.
-            out(Item::Found(1));
+            let was_missing = record.seq.wrapping_sub(from) < to.wrapping_sub(from);
+            was_missing.then_some(Note::Found(1))
         }
-        state.is_known = true;
-        state.last = at;
+    }
+}
+
+/// Gaps on their way out, by their end.
+struct DueGaps {
+    gaps: std::vec::IntoIter<Gap>,
+    /// End of the next one; no record is later than that of none.
+    next: u64,
+}
+
+impl DueGaps {
+    fn new(gaps: Vec<Gap>) -> Self {
+        let gaps = gaps.into_iter();
+        let next = Self::end_of_next(&gaps);
+        Self { gaps, next }
+    }
+
+    fn end_of_next(gaps: &std::vec::IntoIter<Gap>) -> u64 {
+        gaps.as_slice().first().map_or(u64::MAX, |gap| gap.to.0)
+    }
+
+    /// Hands out those that end before `ts_ns`.
+    #[cold]
+    fn hand_out_before(&mut self, ts_ns: u64, out: &mut impl FnMut(Item<'_>)) {
+        while self.next < ts_ns
+            && let Some(gap) = self.gaps.next()
+        {
+            out(Item::Note(Note::Gap(gap)));
+            self.next = Self::end_of_next(&self.gaps);
+        }
     }
 }
 
@@ -168,18 +218,9 @@ fn key_of(record: &RawEvent) -> Key {
 /// Cuts records into runs that are sorted without ties.
 ///
 /// Lanes are drained one after the other and each is sorted, almost always, so a batch is a few runs.
-fn split<'a>(records: &'a [RawEvent], mut run: impl FnMut(&'a [RawEvent])) {
-    let Some(first) = records.first() else { return };
-    let (mut begin, mut last) = (0, key_of(first));
-    for (index, record) in records.iter().enumerate().skip(1) {
-        let key = key_of(record);
-        if key <= last {
-            run(&records[begin..index]);
-            begin = index;
-        }
-        last = key;
-    }
-    run(&records[begin..]);
+fn split<'a>(records: &'a [RawEvent], run: impl FnMut(&'a [RawEvent])) {
+    let is_after = |a: &RawEvent, b: &RawEvent| a.ts_ns < b.ts_ns || key_of(a) < key_of(b);
+    records.chunk_by(is_after).for_each(run);
 }
 
 /// Up to this many runs are merged by looking at the heads of all; more are sorted.
@@ -212,73 +253,105 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// Visits the records in merge order.
-    fn visit(mut self, mut visit: impl FnMut(&'a RawEvent)) {
-        if !self.all.is_empty() {
-            self.all.sort_by(|a, b| key_of(a).cmp(&key_of(b)).then_with(|| by_content(a, b)));
-            self.all.into_iter().for_each(visit);
-            return;
-        }
-        let mut runs = self.runs.map(|run| Head::of(run.iter()));
-        let mut count = self.count;
-        while 1 < count {
-            let (first, limit) = first_of(&runs[..count]);
-            let head = &mut runs[first];
-            while let Some(record) = head.record {
-                visit(record);
-                *head = Head::of(std::mem::take(&mut head.rest));
-                if limit <= head.key {
-                    break;
-                }
+    /// The records in merge order.
+    fn sorted(self) -> Sorted<'a> {
+        let Self { runs, count, mut all } = self;
+        all.sort_by(|a, b| by_key(a, b));
+        Sorted { all: all.into_iter(), heads: Heads::of(runs, count), first: 0, limit: 0 }
+    }
+}
+
+/// Records in merge order: of few runs by their heads, of many as they were sorted.
+struct Sorted<'a> {
+    all: std::vec::IntoIter<&'a RawEvent>,
+    heads: Heads<'a>,
+    /// The run that comes first until a record of it is not before `limit`.
+    first: usize,
+    limit: u64,
+}
+
+impl<'a> Iterator for Sorted<'a> {
+    type Item = &'a RawEvent;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a RawEvent> {
+        if self.limit <= self.heads.times[self.first] {
+            if self.heads.count == 0 {
+                return self.all.next();
             }
-            if head.record.is_none() {
-                count -= 1;
-                runs.swap(first, count);
-            }
+            self.heads.drop_if_empty(self.first);
+            (self.first, self.limit) = self.heads.first();
         }
-        let [Head { record, rest, .. }, ..] = runs;
-        record.into_iter().chain(rest).for_each(visit);
+        self.heads.take(self.first)
     }
 }
 
-/// The next record of a run, and what follows it.
-struct Head<'a> {
-    key: Key,
-    record: Option<&'a RawEvent>,
-    rest: std::slice::Iter<'a, RawEvent>,
+/// The runs that are left, and the times of their next records apart from them: those are compared for each record.
+struct Heads<'a> {
+    times: [u64; RUNS_MAX],
+    rest: [std::slice::Iter<'a, RawEvent>; RUNS_MAX],
+    count: usize,
 }
 
-impl<'a> Head<'a> {
-    fn of(mut rest: std::slice::Iter<'a, RawEvent>) -> Self {
-        let record = rest.next();
-        Self { key: record.map_or((u64::MAX, u64::MAX), key_of), record, rest }
+impl<'a> Heads<'a> {
+    fn of(runs: [&'a [RawEvent]; RUNS_MAX], count: usize) -> Self {
+        Self { times: runs.map(time_of_first), rest: runs.map(<[RawEvent]>::iter), count }
     }
-}
 
-/// The run whose head comes first, and the key of the head that comes second.
-fn first_of(runs: &[Head<'_>]) -> (usize, Key) {
-    let (mut first, mut limit) = (0, (u64::MAX, u64::MAX));
-    for run in 1..runs.len() {
-        let (one, other) = (&runs[first], &runs[run]);
-        let is_before = match other.key.cmp(&one.key) {
-            Ordering::Less => true,
-            Ordering::Greater => false,
-            Ordering::Equal => one
-                .record
-                .zip(other.record)
-                .is_some_and(|(one, other)| by_content(other, one) == Ordering::Less),
-        };
-        limit = limit.min(if is_before { one.key } else { other.key });
-        if is_before {
-            first = run;
+    /// The run whose next record comes first, and the time at which another's may: without a branch on which it is,
+    /// as nobody can predict it.
+    #[inline]
+    fn first(&self) -> (usize, u64) {
+        let (mut first, mut least, mut limit) = (0, self.times[0], u64::MAX);
+        for (run, &time) in self.times[..self.count].iter().enumerate().skip(1) {
+            let is_before = time < least;
+            limit = limit.min(if is_before { least } else { time });
+            first = if is_before { run } else { first };
+            least = least.min(time);
+        }
+        if limit == least { (self.first_of_equals(least), limit) } else { (first, limit) }
+    }
+
+    /// Several records have this time, the earliest.
+    #[cold]
+    fn first_of_equals(&self, least: u64) -> usize {
+        let heads = self.rest[..self.count].iter().enumerate();
+        let equals = heads.filter_map(|(run, rest)| Some((run, rest.as_slice().first()?)));
+        let equals = equals.filter(|(_, record)| record.ts_ns == least);
+        let first = equals.min_by(|(_, a), (_, b)| by_key(a, b));
+        first.map_or(0, |(run, _)| run)
+    }
+
+    #[inline]
+    fn take(&mut self, run: usize) -> Option<&'a RawEvent> {
+        let record = self.rest[run].next();
+        self.times[run] = time_of_first(self.rest[run].as_slice());
+        record
+    }
+
+    /// Puts the last run in the place of one that has come to its end.
+    fn drop_if_empty(&mut self, run: usize) {
+        if self.rest[run].as_slice().is_empty() {
+            self.count -= 1;
+            self.times[run] = self.times[self.count];
+            self.rest[run] = std::mem::take(&mut self.rest[self.count]);
         }
     }
-    (first, limit)
+}
+
+/// The time of the run's next record; of an empty run the greatest.
+fn time_of_first(run: &[RawEvent]) -> u64 {
+    run.first().map_or(u64::MAX, |record| record.ts_ns)
 }
 
 fn lane_of(record: &RawEvent) -> Lane {
     let class = Class::from_u8(record.flags >> kvmdirty_common::raw::CLASS_SHIFT);
     Lane { class: class.unwrap_or(Class::Page), cpu: CpuId(record.cpu) }
+}
+
+/// Merge order.
+fn by_key(a: &RawEvent, b: &RawEvent) -> Ordering {
+    key_of(a).cmp(&key_of(b)).then_with(|| by_content(a, b))
 }
 
 /// Two records with one number at one time (`RawEvent`): any fixed order will do.
@@ -302,9 +375,11 @@ mod tests {
         let mut note = |item: Item<'_>| {
             lines.push(match item {
                 Item::Record(record) => format!("{}", record.ts_ns),
-                Item::Gap(gap) => format!("gap {}..{} {}", gap.from.0, gap.to.0, gap.dropped),
-                Item::Found(n) => format!("found {n}"),
-                Item::Late(_) => String::from("late"),
+                Item::Note(Note::Gap(gap)) => {
+                    format!("gap {}..{} {}", gap.from.0, gap.to.0, gap.dropped)
+                }
+                Item::Note(Note::Found(n)) => format!("found {n}"),
+                Item::Note(Note::Late(_)) => String::from("late"),
             });
         };
         for (records, watermark) in batches {
@@ -357,7 +432,7 @@ mod tests {
                 watermark: Nanos(watermark),
             };
             merge.push(&batch, |item| {
-                if let Item::Gap(gap) = item {
+                if let Item::Note(Note::Gap(gap)) = item {
                     dropped.push((gap.from.0, gap.to.0, gap.dropped));
                 }
             });

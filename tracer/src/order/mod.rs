@@ -12,6 +12,6 @@ pub mod relation;
 pub mod spool;
 
 pub use instant::{Bound, Hidden, Instant};
-pub use merge::{Item, Merge};
+pub use merge::{Item, Merge, Note};
 pub use relation::{Relation, relation};
 pub use spool::{Ordinal, Spool};

@@ -3,7 +3,7 @@
 //! A ring of raw records indexed by *ordinal*, the number of a record in merge order. Pages keep 32-bit stamps of
 //! ordinals ([`Stamp`]); a stamp whose record has left the spool still says "before everything in the spool".
 
-use crate::event::{Event, RawEvent, decode};
+use crate::event::{Event, Nanos, RawEvent, decode};
 
 /// Number of a record in merge order, from 3. Ordinals whose low 32 bits are less are never used: those are the
 /// stamps [`Stamp::NONE`], [`Stamp::FORGOTTEN`] and [`Stamp::OLD`].
@@ -83,6 +83,7 @@ impl Spool {
     }
 
     /// Appends a record and returns its ordinal.
+    #[inline]
     pub fn push(&mut self, record: &RawEvent) -> Ordinal {
         self.newest += 1;
         while (self.newest as u32) < RESERVED {
@@ -127,6 +128,12 @@ impl Spool {
         // The numbers that are never given would find what stood in their place before.
         let ordinals = ordinals.filter(|&ordinal| RESERVED <= ordinal as u32);
         ordinals.filter_map(|ordinal| Some((ordinal, self.record(ordinal)?)))
+    }
+
+    /// When the operation of that ordinal had ended; the least time once it has left the spool.
+    #[must_use]
+    pub fn end(&self, ordinal: Ordinal) -> Nanos {
+        self.record(ordinal).map_or(Nanos(0), |record| Nanos(record.ts_ns))
     }
 
     /// The event of that ordinal, while it is kept.

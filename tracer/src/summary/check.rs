@@ -12,9 +12,9 @@
 //! None seen in many exits says that the inner function does not fire there. It accuses nobody: a kernel that really
 //! leaves the operation out looks the same, and its pages are named by the rules.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use crate::event::{Event, EventKind, IoctlOp, MarkWord, Nanos, Operation, Tid, VmId};
+use crate::event::{Event, EventKind, IoctlOp, MarkWord, Nanos, Operation, Tid, TidIndex, VmId};
 
 /// Exits without the inner operation that are taken for silence.
 pub const SILENT_MIN: u64 = 16;
@@ -75,8 +75,10 @@ type Counts = [(u64, u64); PAIRS.len()];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelfCheck {
     counts: Counts,
-    threads: BTreeMap<Tid, Thread>,
-    rings: BTreeMap<VmId, bool>,
+    threads: Vec<Thread>,
+    index: TidIndex,
+    /// VMs with dirty rings.
+    rings: BTreeSet<VmId>,
     marks: u64,
 }
 
@@ -130,29 +132,45 @@ impl SelfCheck {
     }
 
     /// Counts an event.
+    #[inline]
     pub fn observe(&mut self, event: &Event) {
         if let EventKind::VmSeen { ring_bytes, .. } = event.kind {
-            self.rings.insert(event.vm, ring_bytes != 0);
+            if ring_bytes == 0 {
+                self.rings.remove(&event.vm);
+            } else {
+                self.rings.insert(event.vm);
+            }
             return;
         }
-        if self.threads.len() == THREADS_MAX && !self.threads.contains_key(&event.tid) {
-            return;
-        }
-        let Self { counts, threads, rings, marks } = self;
-        let thread = threads.entry(event.tid).or_default();
+        let Some(place) = self.index.get(event.tid).or_else(|| self.add(event.tid)) else { return };
+        let Self { counts, threads, rings, marks, .. } = self;
+        let thread = &mut threads[place];
         Taker { counts, rings, marks, thread }.take(event);
+    }
+
+    /// A place for a new thread, while there is room.
+    #[cold]
+    fn add(&mut self, tid: Tid) -> Option<usize> {
+        let place = self.threads.len();
+        if place == THREADS_MAX {
+            return None;
+        }
+        self.threads.push(Thread::default());
+        self.index.insert(tid, place);
+        Some(place)
     }
 }
 
 /// The parts of a [`SelfCheck`] that one event touches.
 struct Taker<'a> {
     counts: &'a mut Counts,
-    rings: &'a BTreeMap<VmId, bool>,
+    rings: &'a BTreeSet<VmId>,
     marks: &'a mut u64,
     thread: &'a mut Thread,
 }
 
 impl Taker<'_> {
+    #[inline]
     fn take(&mut self, event: &Event) {
         let Event { span, .. } = *event;
         match event.kind {
@@ -162,7 +180,7 @@ impl Taker<'_> {
                 if !in_fast && slot.logging {
                     self.thread.slow_mark = span.hi;
                 }
-                if slot.logging && self.rings.get(&event.vm) == Some(&true) {
+                if slot.logging && self.rings.contains(&event.vm) {
                     self.count(Pair::PushInMark, matches!(word, MarkWord::Ring(_)));
                 }
             }

@@ -5,7 +5,7 @@
 //! harvest           xchg x .. visit         and no mark follows x
 //! ```
 
-use crate::event::{EventKind, Gfn, MarkWord, Operation, Span};
+use crate::event::{EventKind, Gfn, MarkWord, Nanos, Operation, Span};
 use crate::order::relation::overlap_ns;
 use crate::order::{Relation, relation};
 use crate::verdict::ledger::Proof;
@@ -37,12 +37,16 @@ impl Known {
 
 impl Detector {
     /// Judges an opening against the harvest words that ended before its record.
+    #[inline]
     pub(super) fn judge_beside_words(&mut self, at: At<'_>, vm: usize, opening: &Opening) {
-        let epsilon = self.ctx.epsilon_ns;
         let lo = opening.mark.span.lo.min(opening.store.lo);
-        if self.vms[vm].last_word.0.saturating_add(epsilon) < lo.0 {
-            return;
+        if lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns) {
+            self.judge_words_since(at, vm, opening, lo);
         }
+    }
+
+    fn judge_words_since(&mut self, at: At<'_>, vm: usize, opening: &Opening, lo: Nanos) {
+        let epsilon = self.ctx.epsilon_ns;
         let words: Vec<WordSeen> = self.vms[vm]
             .words
             .iter()

@@ -18,7 +18,7 @@ use super::unmarked::Unmarked;
 use super::{At, Detector};
 
 /// What waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Due {
     /// A mark whose bit read 0 at its exit, and no harvest was seen to run.
     Mark(DueMark),
@@ -28,8 +28,8 @@ pub(crate) enum Due {
     Unmarked(Unmarked),
     /// A third-case window that has closed.
     Window(usize, usize, Window),
-    /// A fast fault that seems to have marked first.
-    Prediction(usize, Opening),
+    /// A fast fault that seems to have marked first. No healthy kernel has one: it may cost, and the others stay small.
+    Prediction(usize, Box<Opening>),
     /// A page that its harvest left open: the ordinal of the ioctl's return.
     Left(Ordinal, usize, Suspect, Verdict),
 }
@@ -54,10 +54,15 @@ impl Detector {
     /// The merge has come to `now`.
     #[inline]
     pub(super) fn settle_due(&mut self, now: Nanos) {
-        while self.due.front().is_some_and(|(until, _)| *until < now) {
-            if let Some((_, what)) = self.due.pop_front() {
-                self.judge_due(what);
-            }
+        if self.due.front().is_some_and(|(until, _)| *until < now) {
+            self.settle_all_until(now);
+        }
+    }
+
+    #[inline(never)]
+    fn settle_all_until(&mut self, now: Nanos) {
+        while let Some((_, what)) = self.due.pop_front_if(|(until, _)| *until < now) {
+            self.judge_due(what);
         }
     }
 
@@ -66,6 +71,7 @@ impl Detector {
         self.settle_due(Nanos(u64::MAX));
     }
 
+    #[inline]
     fn judge_due(&mut self, what: Due) {
         match what {
             Due::Mark(mark) if self.may_be_harvested(mark.vm, mark.slot, mark.span, mark.gfn) => {
@@ -75,7 +81,7 @@ impl Detector {
             Due::OldSlot(mark) => self.judge_old_slot(mark),
             Due::Unmarked(unmarked) => self.judge_unmarked(&unmarked),
             Due::Window(vm, slot, window) => self.judge_window(vm, slot, window),
-            Due::Prediction(vm, opening) => self.judge_prediction(vm, opening),
+            Due::Prediction(vm, opening) => self.judge_prediction(vm, *opening),
             Due::Left(returned, vm, suspect, verdict) => {
                 self.judge_left_open_until(returned, vm, suspect, verdict);
             }

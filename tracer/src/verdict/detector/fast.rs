@@ -5,7 +5,7 @@
 //! fault      .. mark m, *sptep is RO ..     at risk: s comes after m, a harvest in between would take the mark
 //! ```
 
-use crate::event::{EventKind, Span};
+use crate::event::{EventKind, Nanos, Span};
 use crate::order::instant;
 use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{LookAlike, UnknownCause, Verdict, Window, WindowKind};
@@ -25,11 +25,10 @@ impl Detector {
         let Some(slot) = self.slot_by_mark(at, vm, page) else { return };
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        let Some(mark) = thread.find_mark(slot, page.gfn, at.event.span.lo) else {
+        let Some(mark) = thread.take_mark(slot, page.gfn, at.event.span.lo) else {
             self.note_unmarked(at, vm, slot, page.gfn, true);
             return;
         };
-        thread.claim(mark.ordinal);
         self.vms[vm].last_open = self.vms[vm].last_open.max(at.event.span.hi);
         if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
             cell.opened += 1;
@@ -56,7 +55,9 @@ impl Detector {
             note_sptep(state, sptep);
         });
         if mark.is_logged {
-            self.report_if_huge(at, vm, slot, page, mark);
+            if 1 < page.level {
+                self.report_if_huge(at, vm, slot, page, mark);
+            }
             self.judge_beside_words(at, vm, &opening);
             self.vms[vm].openings.push(opening);
             self.threads.get_mut(place).prediction = may_predict.then_some(opening);
@@ -67,8 +68,9 @@ impl Detector {
     }
 
     /// What the fault opened, with where its cmpxchg lies.
+    #[inline]
     fn fast_opening(&self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark) -> Opening {
-        let opening = Opening {
+        let mut opening = Opening {
             slot,
             gfn: mark.gfn,
             mark,
@@ -78,9 +80,9 @@ impl Detector {
             hold: Span::default(),
             is_doubtful: false,
         };
-        let is_doubtful = self.is_unsettled(vm, slot, at.event.span.lo)
+        opening.is_doubtful = self.is_unsettled(vm, slot, at.event.span.lo)
             || self.is_closed_inside(vm, &opening, at.event.span);
-        Opening { is_doubtful, ..opening }
+        opening
     }
 
     /// Another thread closed the SPTE while the fault ran, and no value tells which of the two came last.
@@ -88,10 +90,12 @@ impl Detector {
         let epsilon = self.ctx.epsilon_ns;
         let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
         let changed = page.changed.ordinal(self.ctx.spool.newest());
+        let ended_at_or_after = Nanos(fault.lo.0.saturating_sub(epsilon));
+        if page.protection == Protection::Open || self.ctx.spool.end(changed) < ended_at_or_after {
+            return false;
+        }
         let Some(closing) = self.ctx.spool.event(changed) else { return false };
-        let is_word = matches!(closing.kind, EventKind::HarvestWord { mask: 1.., .. });
-        let is_inside = fault.lo.0 <= closing.span.hi.0.saturating_add(epsilon);
-        if page.protection == Protection::Open || is_word || !is_inside {
+        if matches!(closing.kind, EventKind::HarvestWord { mask: 1.., .. }) {
             return false;
         }
         let is_open_later = self.is_open_value(opening.mark.spte) == Some(true)
@@ -99,6 +103,7 @@ impl Detector {
         !is_open_later
     }
 
+    #[inline]
     fn close_fast_window(&mut self, at: At<'_>, vm: usize, opening: &Opening) {
         let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[opening.slot].id);
         let window = Window {
@@ -115,6 +120,7 @@ impl Detector {
     }
 
     /// A third-case window has closed: exposed if a harvest can have fallen inside, else it waits for the next one.
+    #[inline]
     pub(super) fn close_third_case(&mut self, vm: usize, slot: usize, window: Window) {
         self.wait(self.ctx.now, Due::Window(vm, slot, window));
     }
@@ -122,7 +128,7 @@ impl Detector {
     /// All harvests that can have fallen inside have begun.
     pub(super) fn judge_window(&mut self, vm: usize, slot: usize, mut window: Window) {
         let span = Span { lo: window.opened, hi: window.closed.unwrap_or(window.opened) };
-        window.harvests_inside = self.harvests_in(vm, slot, span);
+        window.harvests_inside = self.harvests_beside(vm, slot, span);
         self.window(window);
         if let Some(cell) = self.vms[vm].slots[slot].heat(window.gfn) {
             cell.windows += 1;

@@ -234,7 +234,9 @@ impl Detector {
     pub(super) fn on_fault(&mut self, at: At<'_>) {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        self.judge_stores(at, vm, Some(at.event.span));
+        if !self.threads.get_mut(place).stores.is_empty() {
+            self.judge_stores(at, vm, Some(at.event.span));
+        }
         self.expect_prediction(at, vm, place);
         self.settle_drained(vm, place);
         let begin = at.event.span.lo;

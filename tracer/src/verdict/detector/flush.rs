@@ -127,8 +127,17 @@ impl Detector {
     }
 
     /// K10: the bracket of a decision has ended without a flush.
+    #[inline]
     pub(super) fn judge_decision(&mut self, at: At<'_>, place: usize) {
-        let Some(change) = self.threads.get_mut(place).decision.take() else { return };
+        let decision = &mut self.threads.get_mut(place).decision;
+        if decision.is_some()
+            && let Some(change) = decision.take()
+        {
+            self.judge_unflushed_decision(at, change);
+        }
+    }
+
+    fn judge_unflushed_decision(&mut self, at: At<'_>, change: Change) {
         if at.event.span.hi < change.at || !self.is_unflushed(change.vm, change.before) {
             return;
         }

@@ -12,7 +12,10 @@ impl Slot {
         if self.npages <= offset {
             return None;
         }
-        let cell = u128::from(offset) * HEAT_CELLS as u128 / u128::from(self.npages);
+        let cell = match offset.checked_mul(HEAT_CELLS as u64) {
+            Some(scaled) => scaled / self.npages,
+            None => (u128::from(offset) * HEAT_CELLS as u128 / u128::from(self.npages)) as u64,
+        };
         self.heat.get_mut(cell as usize)
     }
 

@@ -61,7 +61,9 @@ impl Detector {
         }
         if !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);
-            self.note_pml(at, vm, slot_index, gfn);
+            if self.ctx.masks.pml {
+                self.note_pml(at, vm, slot_index, gfn);
+            }
         }
     }
 
@@ -174,7 +176,7 @@ impl Detector {
     /// if the host made it. Which one it is shows when the bracket ends.
     fn note_pml(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
         let page = self.vms[vm].slots[slot].pages.get(gfn);
-        if !self.ctx.masks.pml || page.protection != Protection::Closed {
+        if page.protection != Protection::Closed {
             return;
         }
         let place = self.threads.place(at.event.tid);
@@ -189,6 +191,7 @@ impl Detector {
     }
 
     /// The bracket of marks has ended: unclaimed ones were drained from the PML buffer.
+    #[inline]
     pub(super) fn settle_drained(&mut self, vm: usize, place: usize) {
         if !self.ctx.masks.pml {
             return;
@@ -215,6 +218,7 @@ impl Detector {
     }
 
     /// K07: the mark recorded nothing.
+    #[inline]
     fn is_mark_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) -> bool {
         let EventKind::Mark { gfn, slot: object, word, has_vcpu, .. } = at.event.kind else {
             return false;

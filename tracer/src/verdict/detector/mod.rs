@@ -97,6 +97,8 @@ pub(crate) struct Ctx {
     pub known_since: Ordinal,
     /// The newest gaps.
     pub gaps: slot::Recent<Option<Gap>, 16>,
+    /// No gap ends later.
+    pub gaps_end: Nanos,
     /// The begin of the ioctl that the record in hand belongs to, 0 if to none.
     pub ioctl: Ordinal,
     /// What witnesses are judged with; `None`: they are not.
@@ -149,6 +151,7 @@ impl Ctx {
             spool: Spool::new(Spool::RECORDS),
             known_since: 0,
             gaps: slot::Recent::default(),
+            gaps_end: Nanos(0),
             ioctl: 0,
             setup: Some(Arc::new(setup.clone())),
             now: Nanos(0),
@@ -171,7 +174,12 @@ impl Ctx {
     }
 
     /// A gap may touch the stretch of time.
+    #[inline]
     pub fn has_gap_in(&self, span: Span) -> bool {
+        span.lo <= self.gaps_end && self.has_kept_gap_in(span)
+    }
+
+    fn has_kept_gap_in(&self, span: Span) -> bool {
         let mut gaps = self.gaps.iter().flatten();
         gaps.any(|gap| span.lo <= gap.to && gap.from <= span.hi)
             || self.gaps.has_forgotten() && self.has_forgotten_gap_since(span.lo)
@@ -179,7 +187,7 @@ impl Ctx {
 
     /// A gap may touch what came at `since` or later.
     pub fn has_gap_since(&self, since: Nanos) -> bool {
-        self.gaps.iter().flatten().any(|gap| since <= gap.to)
+        since <= self.gaps_end && self.gaps.iter().flatten().any(|gap| since <= gap.to)
     }
 
     /// Gaps that are no longer kept ended by the oldest that is.
@@ -220,6 +228,7 @@ impl Detector {
     }
 
     /// Takes the next event, in merge order.
+    #[inline]
     pub fn push(&mut self, record: &RawEvent, event: &Event) {
         let ordinal = self.ctx.spool.push(record);
         self.sweep_if_due(ordinal);
@@ -268,6 +277,7 @@ impl Detector {
     /// Records are missing; called in merge order, before the record that showed it.
     pub fn gap(&mut self, gap: &Gap) {
         self.ctx.gaps.push(Some(*gap));
+        self.ctx.gaps_end = self.ctx.gaps_end.max(gap.to);
         self.ctx.known_since = self.ctx.spool.newest() + 1;
         self.ledger.gap(gap);
     }

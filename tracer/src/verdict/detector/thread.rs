@@ -3,9 +3,7 @@
 //! A record is written when its operation ends, so the marks and stores of a fault come before the fault itself. They
 //! wait here for it.
 
-use std::collections::BTreeMap;
-
-use crate::event::{Gfn, IoctlOp, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, VcpuId};
+use crate::event::{Gfn, IoctlOp, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, TidIndex, VcpuId};
 use crate::order::{Bound, Ordinal};
 use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
@@ -219,9 +217,7 @@ pub(crate) const STORES_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Threads {
     threads: Vec<Thread>,
-    index: BTreeMap<Tid, u32>,
-    /// Direct-mapped by the low bits of the tid.
-    cache: [u32; 256],
+    index: TidIndex,
     max: usize,
     /// A thread found no place: its brackets are not followed.
     pub is_full: bool,
@@ -231,8 +227,7 @@ impl Threads {
     pub fn new(max: u32) -> Self {
         Self {
             threads: Vec::new(),
-            index: BTreeMap::new(),
-            cache: [0; 256],
+            index: TidIndex::default(),
             max: max.max(1) as usize,
             is_full: false,
         }
@@ -241,21 +236,15 @@ impl Threads {
     /// The thread's place, made on first sight.
     #[inline]
     pub fn place(&mut self, tid: Tid) -> usize {
-        let cached = &mut self.cache[(tid.0 & 255) as usize];
-        if self.threads.get(*cached as usize).is_some_and(|thread| thread.tid == tid) {
-            return *cached as usize;
+        match self.index.get(tid) {
+            Some(place) => place,
+            None => self.add(tid),
         }
-        let place = self.find_or_add(tid);
-        self.cache[(tid.0 & 255) as usize] = place;
-        place as usize
     }
 
     #[cold]
     #[inline(never)]
-    fn find_or_add(&mut self, tid: Tid) -> u32 {
-        if let Some(&place) = self.index.get(&tid) {
-            return place;
-        }
+    fn add(&mut self, tid: Tid) -> usize {
         let place = if self.threads.len() < self.max {
             self.threads.push(Thread::default());
             self.threads.len() - 1
@@ -263,20 +252,17 @@ impl Threads {
             self.evict()
         };
         self.threads[place].start(tid);
-        self.index.insert(tid, place as u32);
-        place as u32
+        self.index.insert(tid, place);
+        place
     }
 
     /// Frees the place of the idle thread with the lowest id; if none is idle, of the lowest id.
     fn evict(&mut self) -> usize {
-        let idle = self.index.iter().find(|(_, place)| self.threads[**place as usize].is_idle());
-        let (tid, place) = match idle.or_else(|| self.index.first_key_value()) {
-            Some((&tid, &place)) => (tid, place),
-            None => return 0,
-        };
-        self.is_full |= !self.threads[place as usize].is_idle();
-        self.index.remove(&tid);
-        place as usize
+        let idle = self.index.iter().find(|&(_, place)| self.threads[place].is_idle());
+        let Some((tid, place)) = idle.or_else(|| self.index.iter().next()) else { return 0 };
+        self.is_full |= !self.threads[place].is_idle();
+        self.index.remove(tid);
+        place
     }
 
     pub fn get_mut(&mut self, place: usize) -> &mut Thread {
@@ -313,6 +299,15 @@ impl Thread {
             .take_while(|mark| since <= mark.span.hi)
             .find(|mark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed)
             .copied()
+    }
+
+    /// As [`Self::find_mark`]; the mark is claimed then.
+    #[inline]
+    pub fn take_mark(&mut self, slot: usize, gfn: Gfn, since: Nanos) -> Option<PendingMark> {
+        let is_its = |mark: &PendingMark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed;
+        let mark = self.marks.newest_mut(is_its).filter(|mark| since <= mark.span.hi)?;
+        mark.is_claimed = true;
+        Some(*mark)
     }
 
     /// The slot that a mark of this page named, if the thread made one since.
