@@ -70,7 +70,7 @@ fn is_unknown(summary: &Summary, gfn: u64) -> bool {
             return false;
         };
         let cell = (offset * HEAT_CELLS as u64 / slot.npages) as usize;
-        slot.heat.get(cell).is_some_and(|cell| Some(Verdict::Unknown) <= cell.worst)
+        slot.heat.get(cell).is_some_and(|cell| cell.worst == Some(Verdict::Unknown))
     })
 }
 
