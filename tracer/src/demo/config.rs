@@ -96,6 +96,9 @@ pub struct GuestConfig {
     /// Passes from one zap to the next (workload zap).
     #[arg(long, value_name = "PASSES", default_value_t = 1)]
     pub zap_every: u64,
+    /// Keep each vCPU on a CPU of its own, the first on the last CPU. What else runs there stays.
+    #[arg(long)]
+    pub pin_vcpus: bool,
     /// Create the VM only after `go`, so that a tracer must pick it up by itself.
     #[arg(long)]
     pub late_vm: bool,
@@ -152,6 +155,7 @@ impl GuestConfig {
             ring_entries,
             workload,
             zap_every,
+            pin_vcpus,
             late_vm,
             oracle_ignore_gfn,
         } = self;
@@ -172,6 +176,7 @@ impl GuestConfig {
         ];
         flags.extend(workload.iter().map(|name| format!("--workload={}", flag_name(name))));
         flags.extend(huge_pages.then(|| "--huge-pages".to_owned()));
+        flags.extend(pin_vcpus.then(|| "--pin-vcpus".to_owned()));
         flags.extend(late_vm.then(|| "--late-vm".to_owned()));
         flags.extend(oracle_ignore_gfn.map(|gfn| format!("--oracle-ignore-gfn={gfn}")));
         flags
@@ -208,6 +213,7 @@ mod tests {
             "--seconds=0.25",
             "--workload=zap,kvm-clock",
             "--late-vm",
+            "--pin-vcpus",
             "--huge-pages",
             "--oracle-ignore-gfn=1030",
             "--backing=memfd",

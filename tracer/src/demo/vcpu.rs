@@ -7,6 +7,8 @@ use std::sync::mpsc::Sender;
 
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::demo::DemoError;
 use crate::demo::bell::Bell;
@@ -67,6 +69,8 @@ pub struct Station {
     pub exits: Arc<Exits>,
     /// The VM through which the vCPU interrupts itself, if it is to do so.
     pub interrupts: Option<Arc<VmFd>>,
+    /// Whether the vCPU stays on a CPU of its own.
+    pub is_pinned: bool,
     /// Set to send the vCPU into system management mode before it enters the guest next.
     pub smi: Arc<AtomicBool>,
 }
@@ -153,6 +157,11 @@ pub fn run_thread(mut fd: VcpuFd, station: &Station, reachable: Sender<Address>)
     // SAFETY: the byte lies in the mapping that `fd` owns. This thread drops `fd` as its last act,
     // and ends only when the gate says quit, after which nobody kicks.
     let kicker = unsafe { Kicker::for_this_thread(immediate_exit) };
+    if station.is_pinned
+        && let Err(error) = pin(station.vcpu)
+    {
+        station.bell.fail(error);
+    }
     let tid = nix::unistd::gettid().as_raw();
     if reachable.send(Address { vcpu: station.vcpu, tid, kicker }).is_err() {
         return;
@@ -189,6 +198,20 @@ pub fn run_thread(mut fd: VcpuFd, station: &Station, reachable: Sender<Address>)
             }
         }
     }
+}
+
+/// Keeps the calling thread on one CPU: the last one for the first vCPU, and so on downwards.
+fn pin(vcpu: u32) -> Result<(), DemoError> {
+    // Not `available_parallelism`: the process may have been told to leave these CPUs to the vCPUs.
+    // SAFETY: sysconf reads no memory of ours.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    let cpus = usize::try_from(online).unwrap_or(1).max(1);
+    let mut set = CpuSet::new();
+    // More vCPUs than CPUs share again from the last one.
+    let pinned = set.set(cpus - 1 - vcpu as usize % cpus);
+    pinned
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|errno| DemoError::Thread { call: "sched_setaffinity", source: errno.into() })
 }
 
 /// Where the guest stood, for the message about its end; empty if KVM does not tell.

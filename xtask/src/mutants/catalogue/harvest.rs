@@ -1,6 +1,6 @@
 //! Bugs of the ioctls that turn logging on and take the log.
 
-use super::{DIRTY_RING, KVM_MAIN, Mutant, Proof, TDP_MMU};
+use super::{APART, DIRTY_RING, KVM_MAIN, Mutant, Proof, TDP_MMU};
 use crate::{lab::machine::Mmu, mutants::mutant::Edit};
 
 const GET: &str =
@@ -42,9 +42,10 @@ pub const MUTANTS: [Mutant; 7] = [
         rules: &["K05"],
         proof: Proof::Expected,
         mmu: Mmu::Tdp,
-        setup: "",
-        // Every exit flushes the emulated TLB, and a page stored to again after it heals. So exits must be
-        // rare, and a page is stored to in one streak of some milliseconds, and never again.
+        setup: APART,
+        // Every exit flushes the emulated TLB, and a page stored to again after it heals. So the vCPU has a
+        // CPU of its own, where no harvest preempts it, and stores to a page in one streak of about a
+        // millisecond, and never again.
         guest: &[
             "--mode=get",
             "--interval=10",
@@ -52,6 +53,7 @@ pub const MUTANTS: [Mutant; 7] = [
             "--batch=131072",
             "--vcpus=1",
             "--pattern=streaks",
+            "--pin-vcpus",
         ],
         reach: 1,
     },

@@ -1,6 +1,6 @@
 //! Bugs of writes that KVM itself makes into guest memory. No SPTE protects the guest from them.
 
-use super::{KVM_MAIN, Mutant, Proof};
+use super::{APART, KVM_MAIN, Mutant, Proof};
 use crate::{lab::machine::Mmu, mutants::mutant::Edit};
 
 /// `kvm_get_running_vcpu()` finds none while the vCPU is put.
@@ -74,15 +74,18 @@ pub const MUTANTS: [Mutant; 2] = [
         ],
         rules: &["K07"],
         // The next entry writes the same area and marks it, which heals the loss. Left is the last write,
-        // as the vCPUs stop, if a harvest fell between it and the entry before: so entries must be rare.
+        // as the vCPU stops, if a harvest fell between it and the entry before: so entries must be rare,
+        // and the harvester must not preempt the vCPU.
         proof: Proof::Expected,
         mmu: Mmu::Tdp,
-        setup: "",
+        setup: APART,
         guest: &[
             "--mode=get",
             "--interval=5",
             "--pages=512",
             "--batch=1048576",
+            "--vcpus=1",
+            "--pin-vcpus",
             "--workload=steal-time",
         ],
         reach: 1,

@@ -26,6 +26,9 @@ const HEALTHY: Mutant = Mutant {
     reach: 1,
 };
 
+/// Setup that keeps everything on CPU 0, so that a pinned vCPU has the other one for itself.
+const APART: &str = "taskset -p 1 $$";
+
 /// Every mutant, in the order of the table.
 pub fn all() -> Vec<&'static Mutant> {
     [
