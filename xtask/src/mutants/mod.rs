@@ -50,7 +50,7 @@ pub struct Flags {
     /// Also keep each run's recording, in target/lab/mutants/NAME/out.
     #[arg(long)]
     record: bool,
-    /// Seconds the guest of each mutant runs.
+    /// Seconds the guest of each mutant runs, unless its own flags say otherwise.
     #[arg(long, default_value_t = 8)]
     seconds: u32,
 }
@@ -193,12 +193,14 @@ const TIMEOUT_S: u64 = 300;
 fn script(mutant: &Mutant, flags: &Flags) -> String {
     let Mutant { setup, guest, .. } = mutant;
     let Flags { seconds, record, .. } = flags;
+    let has_seconds = guest.iter().any(|flag| flag.starts_with("--seconds"));
+    let seconds = if has_seconds { String::new() } else { format!("--seconds {seconds}") };
     let guest = guest.join(" ");
     let output = if *record { "--output /out/mutant.kdt" } else { "" };
     format!(
         "echo 65536 > /sys/kernel/tracing/buffer_size_kb
 {setup}
-kvmdirty-trace demo --headless --json --seconds {seconds} {guest} {output} > /out/report.json
+kvmdirty-trace demo --headless --json {seconds} {guest} {output} > /out/report.json
 status=$?
 echo $status > /out/status
 grep -o 'mutant fired .*' /sys/kernel/tracing/trace | sort -u > /out/fired

@@ -11,7 +11,10 @@ impl Detector {
     /// A mark on a slot object that does not log, of a slot that does.
     pub(super) fn note_old_slot(&mut self, at: At<'_>, vm: usize, slot: usize) {
         let EventKind::Mark { gfn, has_vcpu, .. } = at.event.kind else { return };
-        if !self.vms[vm].slots[slot].is_logging {
+        let found = &self.vms[vm].slots[slot];
+        // 5.10 takes an MMIO SPTE with its access bits for a writable one (`handle_changed_spte_dirty_log()`) and
+        // marks a gfn of no slot: the null pointer reads as slot 0, which does not hold the page.
+        if !found.is_logging || !found.holds(gfn) {
             return;
         }
         let (span, ordinal) = (at.event.span, at.ordinal);

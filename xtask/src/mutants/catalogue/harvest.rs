@@ -45,12 +45,14 @@ pub const MUTANTS: [Mutant; 7] = [
         setup: APART,
         // Every exit flushes the emulated TLB, and a page stored to again after it heals. So the vCPU has a
         // CPU of its own, where no harvest preempts it, and stores to a page in one streak of about a
-        // millisecond, and never again.
+        // millisecond, and never again. Every page stored to is named: one second, or the report would
+        // not list them all.
         guest: &[
+            "--seconds=1",
             "--mode=get",
-            "--interval=10",
+            "--interval=5",
             "--pages=16384",
-            "--batch=131072",
+            "--batch=262144",
             "--vcpus=1",
             "--pattern=streaks",
             "--pin-vcpus",
