@@ -138,7 +138,7 @@ fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent
     match &decode(record) {
         Ok(event) => {
             summary.observe(event);
-            if matches!(event.kind, EventKind::VmGone) {
+            if matches!(event.kind, EventKind::VmGone | EventKind::VmSeen { created: true, .. }) {
                 // The detector forgets the VM; what it came to is shown on, however the records were cut into batches.
                 publish_vms(detector, summary);
             }

@@ -240,7 +240,8 @@ impl Series {
     fn extend(&mut self, newest: Option<Nanos>, start: Nanos) {
         // Of a long silence only what is kept is made.
         let kept = Nanos(start.0.saturating_sub((Self::BUCKETS as u64 - 1) * Self::BUCKET_NS));
-        let mut next = newest.map_or(start, |newest| Nanos(newest.0 + Self::BUCKET_NS).max(kept));
+        let mut next = newest
+            .map_or(start, |newest| Nanos(newest.0.saturating_add(Self::BUCKET_NS)).max(kept));
         while next <= start {
             if self.buckets.len() == Self::BUCKETS {
                 self.buckets.pop_front();

@@ -1,13 +1,15 @@
-//! Hostile input: recordings, litmus files, trace.dat and its text, mutated at random, read and judged. No panic, no
-//! endless loop, no memory beyond the declared bounds, and an error that says where.
+//! Hostile input: recordings, litmus files, trace.dat and its text, mutated at random, read and judged; and records that
+//! contradict one another. No panic, no endless loop, no memory beyond the declared bounds, and an error that says where.
 //!
 //! `KVMDIRTY_SEED=N cargo test --test hostile` replays a failure, which prints its N.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kvmdirty_trace::event::{Batch, Setup};
+use kvmdirty_common::kind::{gfnref, slotref};
+use kvmdirty_trace::event::{Batch, Kind, Nanos, Plan, RawEvent, Setup};
 use kvmdirty_trace::export::{Exporter, Filter, Origin, jsonl};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::frame::{FRAME_HEAD_BYTES, FRAME_MAGIC, FrameHead, FrameKind};
@@ -218,6 +220,137 @@ fn mutated_text(text: &str, random: &mut Random) -> String {
         }
     }
     lines.iter().map(|line| line.join(" ") + "\n").collect()
+}
+
+/// Records that each make sense and together none, with fields that are small or extreme: any kind, in any order, of few
+/// VMs, slots and threads, so that they meet.
+struct Nonsense<'a> {
+    random: &'a mut Random,
+    at: u64,
+    numbers: BTreeMap<(u8, u16), u32>,
+}
+
+impl Nonsense<'_> {
+    fn number(&mut self, below: usize) -> u64 {
+        match self.random.draw(24) {
+            0 => HARD[self.random.draw(HARD.len())],
+            1 => HARD[self.random.draw(HARD.len())].wrapping_sub(self.random.draw(600) as u64),
+            _ => self.random.draw(below) as u64,
+        }
+    }
+
+    fn word(&mut self) -> u64 {
+        [0, 1, 0x80, 0xff, u64::MAX, 1 << 63][self.random.draw(6)]
+    }
+
+    fn spte(&mut self) -> u64 {
+        [0, 0xc00, 0xc02, 0xc42, 0xc82, u64::MAX][self.random.draw(6)]
+    }
+
+    /// A slot with its flags, or with the ioctl before it.
+    fn slot(&mut self) -> u64 {
+        self.random.draw(3) as u64 | (self.random.draw(8) as u64 / 7) << 16
+    }
+
+    fn slotref(&mut self) -> u64 {
+        let flags = if self.random.draw(5) == 0 { 0 } else { slotref::LOGGING };
+        self.slot() | flags | (self.random.draw(2) as u64) << 63
+    }
+
+    fn page(&mut self) -> u64 {
+        let gfn = self.number(200) & gfnref::GFN;
+        let level = [1, 1, 1, 1, 2, 3, 0, 255][self.random.draw(8)];
+        let known = [0, gfnref::HAS_AS][self.random.draw(2)];
+        gfn | level << gfnref::LEVEL_SHIFT
+            | (self.random.draw(2) as u64) << gfnref::AS_SHIFT
+            | known
+    }
+
+    fn args(&mut self, kind: Kind) -> [u64; 4] {
+        let op = 1 + self.random.draw(5) as u64;
+        let opref = op | (self.random.draw(2) as u64) << 8 | self.slot() << 32;
+        match kind {
+            Kind::VmSeen => {
+                let protect = self.random.draw(4) as u64;
+                [1, protect | (self.random.draw(2) as u64) << 44, self.number(3), self.number(3)]
+            }
+            Kind::SlotState => [self.slotref(), self.number(64), self.number(300), self.number(9)],
+            Kind::IoctlBegin => [opref, self.number(64), self.number(64), self.number(3)],
+            Kind::IoctlEnd => [opref, self.number(2), self.number(3), self.number(4)],
+            Kind::Flush => [self.number(3), self.number(3), self.number(64), self.number(99)],
+            Kind::RingReset => {
+                let indexes = self.number(8) & 0xffff_ffff | self.number(8) << 32;
+                [self.number(2), indexes, self.number(2), self.number(9)]
+            }
+            Kind::Mark => [self.number(200), self.slotref(), self.word(), self.spte()],
+            Kind::SpteChange => [self.page(), self.spte(), self.spte(), self.number(3)],
+            Kind::FastFault => [self.page(), self.spte(), self.number(5), self.number(3)],
+            Kind::SpteSet => [self.page(), self.spte(), self.word(), self.number(3)],
+            Kind::HarvestWord => [self.number(200), self.word(), self.word(), self.slotref()],
+            Kind::UserWord => [self.number(200), self.word(), self.word(), self.word()],
+            Kind::RmapAdd => [self.number(200), self.number(3), self.slotref(), 0],
+            Kind::HostWrite => {
+                [self.number(200) << 12, self.number(9000), self.slotref(), self.number(7)]
+            }
+            Kind::RingPush => [self.number(200), self.slot(), self.number(9), self.number(2)],
+            Kind::Split | Kind::Zap => [self.page(), self.spte(), self.number(2), 0],
+            Kind::SlotProtect => [self.slotref(), self.number(3), 0, 0],
+            _ => [self.number(200), self.number(3), self.number(5), self.number(2)],
+        }
+    }
+
+    fn record(&mut self) -> RawEvent {
+        // What many others refer to comes more often.
+        const MORE: [Kind; 9] = [
+            Kind::VmSeen,
+            Kind::SlotState,
+            Kind::IoctlBegin,
+            Kind::IoctlEnd,
+            Kind::HarvestWord,
+            Kind::HarvestWord,
+            Kind::UserWord,
+            Kind::RingPush,
+            Kind::Mark,
+        ];
+        let more = MORE.get(self.random.draw(2 * MORE.len()));
+        let kind = more.copied().unwrap_or(Kind::ALL[self.random.draw(Kind::ALL.len())]);
+        let class = [self.random.draw(3) as u8, 0, 0, 0][self.random.draw(4)];
+        let cpu = self.random.draw(3) as u16;
+        let number = self.numbers.entry((class, cpu)).or_default();
+        *number = number.wrapping_add(1);
+        let seq = *number;
+        self.at = self.at.saturating_add(self.number(20).min(1 << 50));
+        RawEvent {
+            ts_ns: self.at,
+            vm: [1, 1, 1, 2, 3, 0][self.random.draw(6)],
+            tid: 1 + self.random.draw(4) as u32,
+            seq,
+            span_ns: [0, 0, 10, 40, u32::MAX][self.random.draw(5)],
+            cpu,
+            kind: kind as u8,
+            flags: self.random.draw(32) as u8 | class << 6,
+            args: self.args(kind),
+        }
+    }
+}
+
+#[test]
+fn records_that_contradict_one_another_are_judged() {
+    cases("nonsense", |random| {
+        let plan = ["complete", "kprobe", "tracepoint"][random.draw(3)];
+        let mut setup = Setup { plan: Plan::named(plan), ..Setup::complete(plan) };
+        setup.is_final = random.draw(2) == 0;
+        setup.masks.pml = random.draw(3) == 0;
+        setup.epsilon_ns = [0, 5, u64::MAX][random.draw(3)];
+        setup.limits.pages_max = [1 << 20, 1024][random.draw(2)];
+        setup.limits.threads_max = [8, 2][random.draw(2)];
+        // Witnesses are made minimal by judging them over and over.
+        setup.limits.findings_max = [0, 0, 0, 2][random.draw(4)];
+        let mut nonsense = Nonsense { random, at: 1_000, numbers: BTreeMap::new() };
+        let records: Vec<RawEvent> = (0..400).map(|_| nonsense.record()).collect();
+        let watermark = Nanos(records.iter().map(|record| record.ts_ns).max().unwrap_or_default());
+        judge(&setup, &[Batch { records, gaps: Vec::new(), watermark }]);
+    });
 }
 
 #[test]

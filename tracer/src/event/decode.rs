@@ -11,11 +11,10 @@ use kvmdirty_common::{Class, IoctlOp, Kind, RawEvent};
 /// Decodes one record.
 ///
 /// # Errors
-/// A record that names no known class, kind or ioctl is an [`Anomaly`]; it is a value for the caller to count.
+/// A record that names no known class, kind or ioctl, or no possible page, is an [`Anomaly`]; it is a value for the
+/// caller to count.
 pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
-    let at = Nanos(raw.ts_ns);
-    let class_bits = raw.flags >> CLASS_SHIFT;
-    let cpu = CpuId(raw.cpu);
+    let (at, cpu, class_bits) = (Nanos(raw.ts_ns), CpuId(raw.cpu), raw.flags >> CLASS_SHIFT);
     let Some(class) = Class::from_u8(class_bits) else {
         let lane = Lane { class: Class::Page, cpu };
         return Err(Anomaly { at, lane, kind: AnomalyKind::UnknownClass(class_bits) });
@@ -40,7 +39,11 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
     };
     // Each kind makes its event in place: one that is made first and wrapped after the match is copied, field by field,
     // through the fields of all kinds.
+    let no_page = GFN_END <= raw.args[0];
     match kind {
+        Kind::Mark | Kind::HarvestWord | Kind::UserWord | Kind::RingPush if no_page => {
+            Err(Anomaly { at, lane, kind: AnomalyKind::NoSuchPage })
+        }
         Kind::Mark => Ok(Event { kind: mark(raw), ..head }),
         Kind::FastFault => Ok(Event { kind: fast_fault(raw), ..head }),
         Kind::Fault => Ok(Event { kind: fault(raw), ..head }),
@@ -71,6 +74,9 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
     }
 }
 
+/// Above this a page's address does not fit into 64 bits; below, a word or a slot of pages behind it needs no care.
+const GFN_END: u64 = 1 << 52;
+
 /// The kinds that are few in any trace.
 #[inline(never)]
 fn rarer(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
@@ -95,6 +101,8 @@ fn rarer(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
             created: has(flag::VM_CREATED),
             flushes: d,
         },
+        Kind::SlotState if GFN_END <= b.saturating_add(c) => return Err(AnomalyKind::NoSuchPage),
+        Kind::RmapAdd if GFN_END <= a => return Err(AnomalyKind::NoSuchPage),
         Kind::SlotState => EventKind::SlotState {
             slot: slot_ref(a),
             base: Gfn(b),

@@ -289,6 +289,8 @@ pub enum AnomalyKind {
     UnknownClass(u8),
     /// An ioctl record names no [`IoctlOp`].
     UnknownIoctl(u8),
+    /// It names a page that no guest can have: its address would not fit into 64 bits.
+    NoSuchPage,
     /// Delivered after the watermark had passed it.
     Late,
 }

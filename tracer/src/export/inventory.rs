@@ -110,6 +110,6 @@ impl Inventory {
     #[must_use]
     pub fn gfn_at(&self, vm: VmId, slot: SlotId, offset: u64) -> Option<Gfn> {
         let range = self.vms.get(&vm)?.slots.get(&slot)?;
-        (offset < range.npages).then_some(Gfn(range.base.0 + offset))
+        (offset < range.npages).then(|| Gfn(range.base.0.saturating_add(offset)))
     }
 }

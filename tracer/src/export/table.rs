@@ -251,6 +251,7 @@ impl From<&Anomaly> for GapRow {
                 AnomalyKind::UnknownKind(_) => "unknown-kind",
                 AnomalyKind::UnknownClass(_) => "unknown-class",
                 AnomalyKind::UnknownIoctl(_) => "unknown-ioctl",
+                AnomalyKind::NoSuchPage => "no-such-page",
                 AnomalyKind::Late => "late",
             },
             dropped: 1,

@@ -64,7 +64,7 @@ impl Detector {
         let EventKind::RmapAdd { gfn, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        let is_own = |mark: &&PendingMark| mark.gfn == gfn && mark.is_claimed;
+        let is_own = |mark: &&PendingMark| mark.vm == vm && mark.gfn == gfn && mark.is_claimed;
         let Some(mark) = self.threads.get_mut(place).marks.iter().find(is_own).copied() else {
             return;
         };
@@ -171,7 +171,7 @@ impl Detector {
         }
         let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
         let marked = self.mark_before_xchg(vm, opening, word);
-        let stored = self.visit_before_store(opening, word, bit);
+        let stored = self.visit_before_store(vm, opening, word, bit);
         if marked == Known::No || stored == Known::No {
             return Ok(Verdict::Safe);
         }
@@ -195,6 +195,7 @@ impl Detector {
     fn mark_before_xchg(&self, vm: usize, opening: &Opening, word: &WordSeen) -> Known {
         let epsilon = self.ctx.epsilon_ns;
         let mark = &opening.mark;
+        let outlived = word.xchg.hi.0.saturating_add(epsilon);
         let slot = &self.vms[vm].slots[opening.slot];
         if self.is_entry_left(vm, mark) {
             return Known::No;
@@ -209,7 +210,7 @@ impl Detector {
             // Taken between `set_bit` and the re-read, by this word if by any.
             (Known::Maybe, Some(false)) => Known::Yes,
             // The bit outlived the xchg: the page is reported.
-            (Known::Maybe, Some(true)) if word.xchg.hi.0 + epsilon < mark.span.hi.0 => Known::No,
+            (Known::Maybe, Some(true)) if outlived < mark.span.hi.0 => Known::No,
             (Known::Maybe, Some(true) | None) => {
                 let page = slot.pages.get(opening.gfn);
                 let first = page.mark.ordinal(self.ctx.spool.newest());
@@ -221,13 +222,13 @@ impl Detector {
         }
     }
 
-    fn visit_before_store(&self, opening: &Opening, word: &WordSeen, bit: u64) -> Known {
+    fn visit_before_store(&self, vm: usize, opening: &Opening, word: &WordSeen, bit: u64) -> Known {
         let by_time = Known::by_time(word.visit, opening.store, self.ctx.epsilon_ns);
         match by_time {
             Known::Yes | Known::No => by_time,
             // The visit closed an open SPTE: this store, as its own old value was read-only - or another one before.
             Known::Maybe if word.protected & bit != 0 => {
-                let other = self.vms[self.last_vm].openings.iter().any(|other| {
+                let other = self.vms[vm].openings.iter().any(|other| {
                     other.ordinal != opening.ordinal
                         && (other.slot, other.gfn) == (opening.slot, opening.gfn)
                         && other.store.is_before(word.visit, self.ctx.epsilon_ns)

@@ -30,6 +30,8 @@ pub(crate) enum Due {
     Window(usize, usize, Window),
     /// A fast fault that seems to have marked first. No healthy kernel has one: it may cost, and the others stay small.
     Prediction(usize, Box<Opening>),
+    /// A VM that was destroyed.
+    Gone(usize),
     /// A page that its harvest left open: the ordinal of the ioctl's return.
     Left(Ordinal, usize, Suspect, Verdict),
 }
@@ -43,6 +45,18 @@ pub(crate) struct DueMark {
     pub span: Span,
     pub ordinal: Ordinal,
     pub has_vcpu: bool,
+}
+
+impl Due {
+    /// The VM it is about.
+    pub const fn vm(&self) -> usize {
+        match self {
+            Self::Mark(mark) | Self::OldSlot(mark) => mark.vm,
+            Self::Unmarked(unmarked) => unmarked.vm,
+            Self::Window(vm, ..) | Self::Prediction(vm, _) | Self::Gone(vm) => *vm,
+            Self::Left(_, vm, ..) => *vm,
+        }
+    }
 }
 
 impl Detector {
@@ -82,6 +96,7 @@ impl Detector {
             Due::Unmarked(unmarked) => self.judge_unmarked(&unmarked),
             Due::Window(vm, slot, window) => self.judge_window(vm, slot, window),
             Due::Prediction(vm, opening) => self.judge_prediction(vm, *opening),
+            Due::Gone(vm) => self.retire_vm(vm),
             Due::Left(returned, vm, suspect, verdict) => {
                 self.judge_left_open_until(returned, vm, suspect, verdict);
             }

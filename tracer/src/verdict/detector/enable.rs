@@ -37,7 +37,7 @@ impl Detector {
         }
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        if let Some(ioctl) = &mut thread.ioctl {
+        if let Some(ioctl) = thread.ioctl_on(vm) {
             ioctl.protects += 1;
             ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
             if thread.words.len() < WORDS_MAX {
@@ -70,8 +70,8 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         let Some(index) = self.vms[vm].known_slot(slot.id) else { return };
         let place = self.threads.place(at.event.tid);
-        let ioctl = &self.threads.get_mut(place).ioctl;
-        if ioctl.as_ref().is_some_and(|ioctl| 0 < ioctl.protects) {
+        let ioctl = self.threads.get_mut(place).ioctl_on(vm);
+        if ioctl.is_some_and(|ioctl| 0 < ioctl.protects) {
             return;
         }
         let doubtful: Vec<Gfn> = self.vms[vm].slots[index]
@@ -199,7 +199,7 @@ impl Detector {
                     at,
                     ioctl,
                     word.slot,
-                    Gfn(word.first.0 + bit),
+                    Gfn(word.first.0.wrapping_add(bit)),
                     word.ordinal,
                 );
             }

@@ -25,7 +25,7 @@ impl Detector {
         let Some(slot) = self.slot_by_mark(at, vm, page) else { return };
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
-        let Some(mark) = thread.take_mark(slot, page.gfn, at.event.span.lo) else {
+        let Some(mark) = thread.take_mark((vm, slot, page.gfn), at.event.span.lo) else {
             self.note_unmarked(at, vm, slot, page.gfn, true);
             return;
         };
@@ -60,7 +60,7 @@ impl Detector {
             }
             self.judge_beside_words(at, vm, &opening);
             self.vms[vm].openings.push(opening);
-            self.threads.get_mut(place).prediction = may_predict.then_some(opening);
+            self.threads.get_mut(place).prediction = may_predict.then_some((vm, opening));
             self.close_fast_window(at, vm, &opening);
         } else {
             self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));

@@ -73,7 +73,7 @@ impl Detector {
         if page.as_id.is_none() {
             let place = self.threads.place(at.event.tid);
             let thread = self.threads.get_mut(place);
-            if let Some(slot) = thread.slot_of_mark(page.gfn, at.event.span.lo) {
+            if let Some(slot) = thread.slot_of_mark(vm, page.gfn, at.event.span.lo) {
                 return Some(slot);
             }
         }
@@ -155,7 +155,7 @@ impl Detector {
         let is_instant = at.event.span.lo == at.event.span.hi;
         let is_told = self.ctx.masks.pml && !is_instant;
         let since = if is_told { at.event.span.lo } else { thread.last_exit };
-        let mark = thread.find_mark(slot, page.gfn, since).filter(|mark| !mark.in_fast);
+        let mark = thread.find_mark((vm, slot, page.gfn), since).filter(|mark| !mark.in_fast);
         let Some(mark) = mark else {
             self.note_unmarked(at, vm, slot, page.gfn, false);
             return;
@@ -211,7 +211,8 @@ impl Detector {
             self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::UNLOGGED, true));
             return;
         }
-        let store = PendingStore { slot, gfn, ordinal: at.ordinal, span: at.event.span, is_fast };
+        let (ordinal, span) = (at.ordinal, at.event.span);
+        let store = PendingStore { vm, slot, gfn, ordinal, span, is_fast };
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         if thread.stores.len() < STORES_MAX {
@@ -232,13 +233,12 @@ impl Detector {
     }
 
     pub(super) fn on_fault(&mut self, at: At<'_>) {
-        let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         if !self.threads.get_mut(place).stores.is_empty() {
-            self.judge_stores(at, vm, Some(at.event.span));
+            self.judge_stores(at, Some(at.event.span));
         }
-        self.expect_prediction(at, vm, place);
-        self.settle_drained(vm, place);
+        self.expect_prediction(at, place);
+        self.settle_drained(place);
         let begin = at.event.span.lo;
         let thread = self.threads.get_mut(place);
         thread.last_exit = at.event.span.hi;
@@ -252,11 +252,10 @@ impl Detector {
 
     pub(super) fn on_run_end(&mut self, at: At<'_>, vcpu: VcpuId) {
         self.note_outside(at, vcpu, false);
-        let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        self.judge_stores(at, vm, None);
-        self.expect_prediction(at, vm, place);
-        self.settle_drained(vm, place);
+        self.judge_stores(at, None);
+        self.expect_prediction(at, place);
+        self.settle_drained(place);
         let thread = self.threads.get_mut(place);
         thread.vcpu = None;
         thread.last_exit = at.event.span.hi;
@@ -268,7 +267,7 @@ impl Detector {
     }
 
     /// The bracket of the thread's stores has ended; `fault`: it was a fault.
-    fn judge_stores(&mut self, at: At<'_>, vm: usize, fault: Option<Span>) {
+    fn judge_stores(&mut self, at: At<'_>, fault: Option<Span>) {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         if thread.stores.is_empty() {
@@ -281,7 +280,7 @@ impl Detector {
                 // A read fault restored an access-tracked SPTE: no W, no mark, no write-fault bracket.
                 self.benign(LookAlike::AccessTracked);
             } else if self.ctx.fault_is_observed || is_inside {
-                self.judge_store(at, vm, *store, fault.filter(|_| is_inside));
+                self.judge_store(at, *store, fault.filter(|_| is_inside));
             } else {
                 let cause = UnknownCause::NotObserved(Operation::Fault);
                 self.ledger.unknown(cause, 1);

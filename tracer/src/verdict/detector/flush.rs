@@ -16,19 +16,20 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
         let flush = FlushSeen { span: at.event.span, first, npages, ordinal: at.ordinal };
-        let ioctl = self.threads.get_mut(place).ioctl.as_ref();
+        let ioctl = self.threads.get_mut(place).ioctl_on(vm).copied();
         let slot = ioctl
             .and_then(|ioctl| ioctl.slot.or_else(|| self.vms[vm].known_slot(ioctl.op.slot)))
             .map(|slot| &self.vms[vm].slots[slot]);
         // What is flushed by range must be the ioctl's slot, or it does not serve the ioctl.
         let serves = slot.is_none_or(|slot| flush.covers(slot.base, slot.npages));
         let thread = self.threads.get_mut(place);
-        let is_stray = thread.ioctl.is_none();
-        if serves {
+        let is_stray = ioctl.is_none();
+        if serves && thread.ioctl.is_none_or(|ioctl| ioctl.vm == vm) {
             thread.flush = at.event.span;
         }
-        thread.zap = thread.zap.filter(|zap| !flush.covers(zap.gfn, 1));
-        thread.decision = thread.decision.filter(|decision| !flush.covers(decision.gfn, 1));
+        let is_left = |change: &Change| change.vm != vm || !flush.covers(change.gfn, 1);
+        thread.zap = thread.zap.filter(is_left);
+        thread.decision = thread.decision.filter(is_left);
         self.vms[vm].flushes.push(flush);
         self.close_tlbs(vm, &flush);
         if is_stray {
@@ -59,7 +60,7 @@ impl Detector {
         if !is_present {
             thread.zap.get_or_insert(change);
         }
-        if let Some(ioctl) = &mut thread.ioctl {
+        if let Some(ioctl) = thread.ioctl_on(vm) {
             ioctl.protects += 1;
             ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
             if thread.closings.len() < WORDS_MAX {

@@ -84,9 +84,7 @@ impl Detector {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         if let Some(ioctl) = thread.ioctl.take() {
-            thread.words.clear();
-            thread.suspects.clear();
-            thread.closings.clear();
+            thread.leave_ioctl();
             self.close_harvest(&ioctl);
             self.ledger.unknown(UnknownCause::Dropped, ioctl.pages.taken);
             self.abandon_pairs(ioctl.vm, UnknownCause::Dropped);
@@ -153,7 +151,7 @@ impl Detector {
         };
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        let Some(mut ioctl) = self.threads.get_mut(place).ioctl else {
+        let Some(mut ioctl) = self.threads.get_mut(place).ioctl_on(vm).copied() else {
             self.ledger.unknown(UnknownCause::Dropped, u64::from(mask.count_ones()));
             return;
         };
@@ -209,7 +207,7 @@ impl Detector {
         let vm = self.last_vm;
         let mut reopened = 0;
         for bit in bits(word.mask) {
-            let gfn = Gfn(word.first.0 + bit);
+            let gfn = Gfn(word.first.0.wrapping_add(bit));
             let slot = &mut self.vms[vm].slots[word.slot];
             let Some(page) = slot.pages.get_mut(gfn, &mut self.budget) else { continue };
             let is_again = is_reset && page.has(page_flag::MARKED_AGAIN);
@@ -229,6 +227,7 @@ impl Detector {
         {
             return OpenIoctl { is_taker: true, ..ioctl };
         }
+        self.abandon_ioctl(at);
         let op = IoctlRef { op: IoctlOp::GetDirtyLog, slot, mem_flags: 0 };
         OpenIoctl { is_taker: true, ..self.open_ioctl(at, vm, op) }
     }

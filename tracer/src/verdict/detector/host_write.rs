@@ -27,11 +27,11 @@ impl Detector {
         for gfn in (first..=last).take(PAGES_MAX).map(Gfn) {
             let Some(index) = self.written_slot(at, vm, slot, gfn) else { continue };
             let thread = self.threads.get_mut(place);
-            match thread.find_mark(index, gfn, at.event.span.lo) {
+            match thread.find_mark((vm, index, gfn), at.event.span.lo) {
                 Some(mark) => {
                     thread.claim(mark.ordinal);
                     if mark.drained.is_some() {
-                        self.settle_pml(vm, &mark, Protection::Closed);
+                        self.settle_pml(&mark, Protection::Closed);
                     }
                     if mark.is_logged && is_steal_time {
                         self.note_steal_time(vm, index, &mark);

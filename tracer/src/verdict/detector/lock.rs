@@ -80,7 +80,7 @@ impl Detector {
             verdict: Verdict::Unknown,
             vm,
             slot: Some(word.slot),
-            gfn: Some(Gfn(word.first.0 + u64::from(word.mask.trailing_zeros()))),
+            gfn: Some(Gfn(word.first.0.wrapping_add(word.mask.trailing_zeros().into()))),
             at: at.event.span.hi,
             proof: Proof::Absence,
             known: None,

@@ -28,6 +28,7 @@ impl Detector {
         let slot_index = self.slot_by_ref(vm, at, slot, gfn);
         let place = self.threads.place(at.event.tid);
         let mark = PendingMark {
+            vm,
             slot: slot_index,
             gfn,
             ordinal: at.ordinal,
@@ -192,20 +193,21 @@ impl Detector {
 
     /// The bracket of marks has ended: unclaimed ones were drained from the PML buffer.
     #[inline]
-    pub(super) fn settle_drained(&mut self, vm: usize, place: usize) {
+    pub(super) fn settle_drained(&mut self, place: usize) {
         if !self.ctx.masks.pml {
             return;
         }
         let marks = self.threads.get_mut(place).marks;
         for mark in marks.iter().filter(|mark| !mark.is_claimed) {
             if let Some(drained) = mark.drained {
-                self.settle_pml(vm, mark, drained);
+                self.settle_pml(mark, drained);
             }
         }
     }
 
     /// Sets the state that a mark had left open, unless it changed since.
-    pub(super) fn settle_pml(&mut self, vm: usize, mark: &PendingMark, state: Protection) {
+    pub(super) fn settle_pml(&mut self, mark: &PendingMark, state: Protection) {
+        let vm = mark.vm;
         let (newest, ordinal) = (self.ctx.spool.newest(), mark.ordinal);
         if state == Protection::Open {
             self.vms[vm].last_open = self.vms[vm].last_open.max(mark.span.hi);
@@ -239,7 +241,7 @@ impl Detector {
             Some(false) if self.may_be_harvested(vm, slot, at.event.span, gfn) => return false,
             None if is_ring => {
                 let place = self.threads.place(at.event.tid);
-                if self.threads.get_mut(place).has_pushed(slot, gfn, at.event.span.lo) {
+                if self.threads.get_mut(place).has_pushed((vm, slot, gfn), at.event.span.lo) {
                     return false;
                 }
             }
@@ -386,7 +388,7 @@ impl Detector {
             });
             self.with_page(vm, slot, gfn, |page, marked| {
                 page.report = Report::Clean;
-                *marked -= 1;
+                *marked = marked.saturating_sub(1);
             });
         }
     }

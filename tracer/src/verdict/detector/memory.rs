@@ -47,15 +47,10 @@ impl Detector {
         // The tracepoint plan does not see the end of a VM, only that another one is made at its address.
         let is_another = self.vms[vm].is_gone || created && self.vms[vm].origin.is_some();
         if is_another {
-            self.judge_vm_residue(vm);
+            // The kernel reuses addresses.
+            self.replace_vm(vm, at.event.vm);
         }
         let vm = &mut self.vms[vm];
-        if is_another {
-            // The kernel reuses addresses.
-            let budget = vm.slots.iter().map(|slot| slot.pages.detailed_pages()).sum::<u64>();
-            *vm = super::Vm::new(at.event.vm);
-            self.budget += budget;
-        }
         vm.tgid = tgid;
         vm.manual_protect = manual_protect;
         vm.ring_bytes = ring_bytes;

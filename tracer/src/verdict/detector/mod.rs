@@ -17,6 +17,7 @@ mod enable;
 mod fast;
 mod fault;
 mod flush;
+mod gone;
 mod harvest;
 mod hasty;
 mod heat;
@@ -245,10 +246,7 @@ impl Detector {
     fn dispatch(&mut self, at: At<'_>) {
         match at.event.kind {
             EventKind::VmSeen { .. } => self.on_vm_seen(at),
-            EventKind::VmGone => {
-                let vm = self.vm(at.event.vm);
-                self.vms[vm].is_gone = true;
-            }
+            EventKind::VmGone => self.on_vm_gone(at),
             EventKind::SlotState { .. } => self.on_slot_state(at),
             EventKind::IoctlBegin { op, flushes, .. } => self.on_ioctl_begin(at, op, flushes),
             EventKind::IoctlEnd { op, .. } => self.on_ioctl_end(at, op),

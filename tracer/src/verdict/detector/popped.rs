@@ -150,7 +150,9 @@ impl Detector {
 /// The word shows the page writable.
 fn is_writable(event: &Event, gfn: Gfn) -> bool {
     match event.kind {
-        EventKind::UserWord { first, writable, .. } => writable >> (gfn.0 - first.0) & 1 != 0,
+        EventKind::UserWord { first, writable, .. } => {
+            gfn.0.checked_sub(first.0).is_some_and(|bit| bit < 64 && writable >> bit & 1 != 0)
+        }
         _ => false,
     }
 }

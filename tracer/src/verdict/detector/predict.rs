@@ -75,10 +75,10 @@ impl Detector {
 
     /// The fault has ended: its prediction is judged once nothing can come that explains it.
     #[inline]
-    pub(super) fn expect_prediction(&mut self, at: At<'_>, vm: usize, place: usize) {
+    pub(super) fn expect_prediction(&mut self, at: At<'_>, place: usize) {
         let prediction = &mut self.threads.get_mut(place).prediction;
         if prediction.is_some()
-            && let Some(opening) = prediction.take()
+            && let Some((vm, opening)) = prediction.take()
         {
             self.wait(at.event.span.hi, Due::Prediction(vm, Box::new(opening)));
         }

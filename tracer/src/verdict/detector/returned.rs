@@ -12,12 +12,15 @@ impl Detector {
         let EventKind::IoctlEnd { ret, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let place = self.threads.place(at.event.tid);
-        let begun = self.threads.get_mut(place).ioctl.take();
+        let is_its =
+            |ioctl: &OpenIoctl| ioctl.vm == vm && (ioctl.op.op == op.op || ioctl.begin.is_none());
+        let begun = self.threads.get_mut(place).ioctl.take_if(|ioctl| is_its(ioctl));
         let ioctl = match begun {
-            Some(ioctl) if ioctl.op.op == op.op || ioctl.begin.is_none() => {
-                OpenIoctl { op, ..ioctl }
+            Some(ioctl) => OpenIoctl { op, ..ioctl },
+            None => {
+                self.abandon_ioctl(at);
+                self.open_ioctl(at, vm, op)
             }
-            Some(_) | None => self.open_ioctl(at, vm, op),
         };
         self.close_harvest(&ioctl);
         self.settle(at, vm, &ioctl);
@@ -31,9 +34,7 @@ impl Detector {
             IoctlOp::EnableCap => {}
         }
         let thread = self.threads.get_mut(place);
-        thread.words.clear();
-        thread.suspects.clear();
-        thread.closings.clear();
+        thread.leave_ioctl();
         thread.marks.clear();
         thread.zap = None;
         self.judge_decision(at, place);

@@ -33,6 +33,7 @@ impl Detector {
         let gfn = Gfn(self.vms[vm].slots[slot].base.0.saturating_add(offset));
         let place = self.threads.place(at.event.tid);
         let push = PendingMark {
+            vm,
             slot,
             gfn,
             ordinal: at.ordinal,
@@ -62,7 +63,7 @@ impl Detector {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         let Some(vcpu) = thread.vcpu else { return false };
-        let has_pushed = thread.has_pushed(slot, gfn, at.event.span.lo);
+        let has_pushed = thread.has_pushed((vm, slot, gfn), at.event.span.lo);
         let ring = self.vms[vm].rings.iter().find(|ring| ring.vcpu == vcpu);
         if let Some(reset) = ring.and_then(|ring| ring.popped_by(index.wrapping_sub(1))) {
             let page = self.vms[vm].slots[slot].pages.get(gfn);
@@ -107,7 +108,7 @@ impl Detector {
             return;
         }
         let place = self.threads.place(at.event.tid);
-        let begun = self.threads.get_mut(place).ioctl.as_mut().map(|ioctl| {
+        let begun = self.threads.get_mut(place).ioctl_on(vm).map(|ioctl| {
             ioctl.popped = Some(at.ordinal);
             ioctl.ordinal
         });
@@ -140,7 +141,7 @@ impl Detector {
     /// The first reset seen of a ring that popped nothing: all that is pushed from here on is in it.
     fn note_unpopped(&mut self, at: At<'_>, vm: usize, vcpu: VcpuId, after: u32) {
         let place = self.threads.place(at.event.tid);
-        let begun = self.threads.get_mut(place).ioctl.as_ref().map(|ioctl| ioctl.ordinal);
+        let begun = self.threads.get_mut(place).ioctl_on(vm).map(|ioctl| ioctl.ordinal);
         let ring = self.ring_mut(vm, vcpu);
         ring.popped = ring.popped.or_else(|| Some((after, begun?)));
     }

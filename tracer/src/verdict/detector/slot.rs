@@ -356,9 +356,9 @@ impl Slot {
         if self.is_deleted {
             false
         } else if self.npages == 0 {
-            self.base.0 <= gfn.0 && gfn.0 < self.base.0 + 512
+            gfn.0.wrapping_sub(self.base.0) < 512
         } else {
-            self.base.0 <= gfn.0 && gfn.0 < self.base.0 + self.npages
+            gfn.0.wrapping_sub(self.base.0) < self.npages
         }
     }
 

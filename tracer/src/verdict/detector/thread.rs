@@ -8,6 +8,7 @@ use crate::order::{Bound, Ordinal};
 use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
 
+use super::case::PageAt;
 use super::slot::{Opening, Recent, WordSeen};
 
 /// One thread.
@@ -28,8 +29,8 @@ pub(crate) struct Thread {
     pub cut: Nanos,
     /// End of its last record that shows the vCPU outside the guest.
     pub last_exit: Nanos,
-    /// Its fast fault that seems to have marked first.
-    pub prediction: Option<Opening>,
+    /// Its fast fault that seems to have marked first, and the VM.
+    pub prediction: Option<(usize, Opening)>,
     /// Its last ring pushes.
     pub pushes: Recent<PendingMark, 4>,
     /// It made an SPTE absent that was open, and has not flushed since.
@@ -58,6 +59,7 @@ pub(crate) struct Change {
 /// A mark inside a bracket that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingMark {
+    pub vm: usize,
     pub slot: usize,
     pub gfn: Gfn,
     pub ordinal: Ordinal,
@@ -80,6 +82,7 @@ pub(crate) struct PendingMark {
 /// An SPTE that became open inside a bracket that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingStore {
+    pub vm: usize,
     pub slot: usize,
     pub gfn: Gfn,
     pub ordinal: Ordinal,
@@ -184,13 +187,27 @@ impl PageTally {
 
 impl PendingStore {
     fn is_for(&self, mark: &PendingMark) -> bool {
-        !self.is_fast && self.slot == mark.slot && self.gfn == mark.gfn
+        !self.is_fast && (self.vm, self.slot, self.gfn) == (mark.vm, mark.slot, mark.gfn)
+    }
+}
+
+impl PendingMark {
+    /// The page it marked.
+    pub const fn page(&self) -> PageAt {
+        (self.vm, self.slot, self.gfn)
+    }
+
+    /// It is none of any VM any more, and stays in its place.
+    fn forget(&mut self) {
+        let Self { ordinal, span, .. } = *self;
+        *self = Self { ordinal, span, ..Self::default() };
     }
 }
 
 impl Default for PendingMark {
     fn default() -> Self {
         Self {
+            vm: usize::MAX,
             slot: 0,
             gfn: Gfn(0),
             ordinal: 0,
@@ -282,9 +299,7 @@ impl Thread {
     fn start(&mut self, tid: Tid) {
         let Self { words, suspects, stores, closings, .. } = std::mem::take(self);
         *self = Self { tid, words, suspects, stores, closings, ..Self::default() };
-        self.closings.clear();
-        self.words.clear();
-        self.suspects.clear();
+        self.leave_ioctl();
         self.stores.clear();
     }
 
@@ -292,34 +307,59 @@ impl Thread {
         self.ioctl.is_none() && self.vcpu.is_none()
     }
 
-    /// The newest unclaimed mark of `gfn` that ended at or after `since`.
-    pub fn find_mark(&self, slot: usize, gfn: Gfn, since: Nanos) -> Option<PendingMark> {
+    /// The newest unclaimed mark of the page that ended at or after `since`.
+    pub fn find_mark(&self, page: PageAt, since: Nanos) -> Option<PendingMark> {
         self.marks
             .iter()
             .take_while(|mark| since <= mark.span.hi)
-            .find(|mark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed)
+            .find(|mark| mark.page() == page && !mark.is_claimed)
             .copied()
     }
 
     /// As [`Self::find_mark`]; the mark is claimed then.
     #[inline]
-    pub fn take_mark(&mut self, slot: usize, gfn: Gfn, since: Nanos) -> Option<PendingMark> {
-        let is_its = |mark: &PendingMark| mark.gfn == gfn && mark.slot == slot && !mark.is_claimed;
+    pub fn take_mark(&mut self, page: PageAt, since: Nanos) -> Option<PendingMark> {
+        let is_its = |mark: &PendingMark| mark.page() == page && !mark.is_claimed;
         let mark = self.marks.newest_mut(is_its).filter(|mark| since <= mark.span.hi)?;
         mark.is_claimed = true;
         Some(*mark)
     }
 
     /// The slot that a mark of this page named, if the thread made one since.
-    pub fn slot_of_mark(&self, gfn: Gfn, since: Nanos) -> Option<usize> {
+    pub fn slot_of_mark(&self, vm: usize, gfn: Gfn, since: Nanos) -> Option<usize> {
         let marks = self.marks.iter().take_while(|mark| since <= mark.span.hi);
-        marks.filter(|mark| mark.gfn == gfn).map(|mark| mark.slot).next()
+        marks.filter(|mark| mark.vm == vm && mark.gfn == gfn).map(|mark| mark.slot).next()
     }
 
     /// The thread pushed a ring entry for the page since.
-    pub fn has_pushed(&self, slot: usize, gfn: Gfn, since: Nanos) -> bool {
+    pub fn has_pushed(&self, page: PageAt, since: Nanos) -> bool {
         let mut pushes = self.pushes.iter().take_while(|push| since <= push.span.hi);
-        pushes.any(|push| push.slot == slot && push.gfn == gfn)
+        pushes.any(|push| push.page() == page)
+    }
+
+    /// The ioctl of that VM it is in.
+    pub fn ioctl_on(&mut self, vm: usize) -> Option<&mut OpenIoctl> {
+        self.ioctl.as_mut().filter(|ioctl| ioctl.vm == vm)
+    }
+
+    /// Forgets all that refers to a VM; gives back the ioctl of it that the thread is in.
+    pub fn forget_vm(&mut self, vm: usize) -> Option<OpenIoctl> {
+        self.marks.iter_mut().filter(|mark| mark.vm == vm).for_each(PendingMark::forget);
+        self.pushes.iter_mut().filter(|push| push.vm == vm).for_each(PendingMark::forget);
+        self.stores.retain(|store| store.vm != vm);
+        self.zap = self.zap.filter(|change| change.vm != vm);
+        self.decision = self.decision.filter(|change| change.vm != vm);
+        self.prediction = self.prediction.filter(|(of, _)| *of != vm);
+        let ioctl = self.ioctl.take_if(|ioctl| ioctl.vm == vm)?;
+        self.leave_ioctl();
+        Some(ioctl)
+    }
+
+    /// What its ioctl has taken and closed is judged, or cannot be.
+    pub fn leave_ioctl(&mut self) {
+        self.words.clear();
+        self.suspects.clear();
+        self.closings.clear();
     }
 
     /// The word is one of its last ioctl.

@@ -56,30 +56,25 @@ impl By {
 
 impl Detector {
     /// The bracket has ended; does the store have a mark?
-    pub(super) fn judge_store(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        store: PendingStore,
-        fault: Option<Span>,
-    ) {
+    pub(super) fn judge_store(&mut self, at: At<'_>, store: PendingStore, fault: Option<Span>) {
         let place = self.threads.place(at.event.tid);
         let begin = fault.map_or(store.span.lo, |fault| fault.lo);
         if store.is_fast {
-            self.with_page(vm, store.slot, store.gfn, |page, _| {
+            self.with_page(store.vm, store.slot, store.gfn, |page, _| {
                 page.change(Protection::Open, at.ordinal);
             });
         }
         let thread = self.threads.get_mut(place);
-        if let Some(mark) = thread.find_mark(store.slot, store.gfn, begin) {
+        if let Some(mark) = thread.find_mark((store.vm, store.slot, store.gfn), begin) {
             thread.claim(mark.ordinal);
             return;
         }
-        let is_other = |mark: &&PendingMark| !mark.is_claimed && begin <= mark.span.hi;
+        let is_other =
+            |mark: &&PendingMark| mark.vm == store.vm && !mark.is_claimed && begin <= mark.span.hi;
         let other = thread.marks.iter().find(is_other).map(|mark| (mark.ordinal, mark.gfn));
         let by = By::Fault(store.ordinal, other);
         let bracket = Span { lo: begin, hi: at.event.span.hi };
-        self.expect_mark(at, (vm, store.slot, store.gfn), bracket, by);
+        self.expect_mark(at, (store.vm, store.slot, store.gfn), bracket, by);
     }
 
     /// The host wrote the page, and nothing in the bracket marked it.

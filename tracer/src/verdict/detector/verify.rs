@@ -151,7 +151,7 @@ impl Detector {
         let rule =
             if is_reset && self.ctx.rules.is_on(RuleId::K06) { RuleId::K06 } else { RuleId::K05 };
         for bit in bits(word.mask & word.protected) {
-            let gfn = Gfn(word.first.0 + bit);
+            let gfn = Gfn(word.first.0.wrapping_add(bit));
             // A mark that may have come behind the xchg reports the page again, whatever the TLBs hold.
             let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
             let is_clean = matches!(page.report, Report::Clean | Report::Unknown);
@@ -195,7 +195,7 @@ impl Detector {
         }
         let newest = self.ctx.spool.newest();
         for bit in bits(word.mask & !word.protected) {
-            let gfn = Gfn(word.first.0 + bit);
+            let gfn = Gfn(word.first.0.wrapping_add(bit));
             let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
             let closing = page.changed.ordinal(newest);
             if page.protection != Protection::Closed || !self.is_unflushed(ioctl.vm, closing) {
@@ -346,7 +346,8 @@ impl Detector {
     }
 
     fn clear_suspect(&mut self, vm: usize, slot: usize, gfn: Gfn) {
-        self.vms[vm].slots[slot].suspects -= 1;
+        let suspects = &mut self.vms[vm].slots[slot].suspects;
+        *suspects = suspects.saturating_sub(1);
         self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::SUSPECT, false));
     }
 }
