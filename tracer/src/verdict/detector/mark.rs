@@ -294,7 +294,17 @@ impl Detector {
         let takes = |(first, count): (u64, u64)| {
             !is_known || count == 0 || offset.wrapping_sub(first) < count
         };
-        0 < self.harvests_over(vm, slot, span, takes) || self.ctx.has_gap_in(span)
+        0 < self.harvests_over(vm, slot, span, takes)
+            || self.ctx.has_gap_in(span)
+            || self.is_taken_since(vm, slot, span, gfn)
+    }
+
+    /// A word took the page in `span` or later. A slot remembers its last few harvests only, and a CPU that stalls in a
+    /// mark sleeps through many CLEARs; the page remembers the word that took it.
+    fn is_taken_since(&self, vm: usize, slot: usize, span: Span, gfn: Gfn) -> bool {
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let taken = self.ctx.spool.event(page.taken.ordinal(self.ctx.spool.newest()));
+        taken.is_some_and(|word| !word.span.is_before(span, self.ctx.epsilon_ns))
     }
 
     /// [`Self::harvests_in`] for the many spans that no harvest was near.

@@ -44,15 +44,15 @@ pub const MUTANTS: [Mutant; 7] = [
         mmu: Mmu::Tdp,
         setup: APART,
         // Every exit flushes the emulated TLB, and a page stored to again after it heals. So the vCPU has a
-        // CPU of its own, where no harvest preempts it, and stores to a page in one streak of about a
-        // millisecond, and never again. Every page stored to is named: one second, or the report would
-        // not list them all.
+        // CPU of its own, where no harvest preempts it, and stores to a page in one streak of some
+        // milliseconds, and never again; harvests come often, so that one falls into a streak's end. Every
+        // page stored to is named: long streaks for four seconds, or the report would not list them all.
         guest: &[
-            "--seconds=1",
+            "--seconds=4",
             "--mode=get",
-            "--interval=5",
-            "--pages=16384",
-            "--batch=262144",
+            "--interval=1",
+            "--pages=4096",
+            "--batch=1048576",
             "--vcpus=1",
             "--pattern=streaks",
             "--pin-vcpus",

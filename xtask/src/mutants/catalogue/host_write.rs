@@ -82,8 +82,8 @@ pub const MUTANTS: [Mutant; 2] = [
         setup: APART,
         guest: &[
             "--mode=get",
-            "--interval=20",
-            "--pages=64",
+            "--interval=3",
+            "--pages=16",
             "--batch=1048576",
             "--vcpus=1",
             "--pin-vcpus",
