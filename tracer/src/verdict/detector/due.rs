@@ -103,6 +103,14 @@ impl Detector {
         }
     }
 
+    /// A word took the page in `span` or later. A slot remembers its last few harvests only, and a CPU that stalls in a
+    /// mark sleeps through many CLEARs; the page remembers the word that took it.
+    pub(super) fn is_taken_since(&self, vm: usize, slot: usize, span: Span, gfn: Gfn) -> bool {
+        let page = self.vms[vm].slots[slot].pages.get(gfn);
+        let taken = self.ctx.spool.event(page.taken.ordinal(self.ctx.spool.newest()));
+        taken.is_some_and(|word| !word.span.is_before(span, self.ctx.epsilon_ns))
+    }
+
     /// K04, unless somebody closed the page as its harvest returned.
     fn judge_left_open_until(
         &mut self,

@@ -299,14 +299,6 @@ impl Detector {
             || self.is_taken_since(vm, slot, span, gfn)
     }
 
-    /// A word took the page in `span` or later. A slot remembers its last few harvests only, and a CPU that stalls in a
-    /// mark sleeps through many CLEARs; the page remembers the word that took it.
-    fn is_taken_since(&self, vm: usize, slot: usize, span: Span, gfn: Gfn) -> bool {
-        let page = self.vms[vm].slots[slot].pages.get(gfn);
-        let taken = self.ctx.spool.event(page.taken.ordinal(self.ctx.spool.newest()));
-        taken.is_some_and(|word| !word.span.is_before(span, self.ctx.epsilon_ns))
-    }
-
     /// [`Self::harvests_in`] for the many spans that no harvest was near.
     pub(super) fn harvests_beside(&self, vm: usize, slot: usize, span: Span) -> u32 {
         let newest = self.vms[vm].slots[slot].recent.iter().next();

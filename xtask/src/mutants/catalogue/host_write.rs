@@ -73,11 +73,12 @@ pub const MUTANTS: [Mutant; 2] = [
             },
         ],
         rules: &["K07"],
-        // The next entry writes the same area and marks it, which heals the loss. Left is the last write,
-        // as the vCPU stops, if a harvest fell between it and the entry before: so entries must be rare,
-        // and the harvester must not preempt the vCPU. KVM writes on the way out only if an interrupt took
-        // the vCPU out of the guest: few pages, so that it mostly spins between two harvests.
-        proof: Proof::Expected,
+        // The next entry writes the same area and marks it, and the page is reported as a whole: the loss heals.
+        // Left is the last write, as the vCPU stops, if a harvest fell between it and the entry before. Entries
+        // are rare here and nothing preempts the vCPU; but KVM writes on the way out only where it knows the
+        // guest to be between two instructions (`at_instruction_boundary`), and under emulation the last way out
+        // has not been such a one yet.
+        proof: Proof::Possible,
         mmu: Mmu::Tdp,
         setup: APART,
         guest: &[
