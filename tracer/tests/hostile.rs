@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use kvmdirty_common::kind::{gfnref, slotref};
 use kvmdirty_trace::event::{Batch, Kind, Nanos, Plan, RawEvent, Setup};
@@ -435,16 +435,7 @@ fn lengths_that_lie_cost_no_memory() {
     for (name, bytes) in files {
         let path = folder.join(&name).with_extension("kdt");
         std::fs::write(&path, bytes).unwrap();
-        let limited = Command::new("prlimit")
-            .arg("--as=400000000")
-            .arg(env!("CARGO_BIN_EXE_kvmdirty-trace"))
-            .args(["check", "--json"])
-            .arg(&path)
-            .output();
-        let Ok(output) = limited else {
-            eprintln!("SKIPPED lengths that lie: prlimit (package util-linux) is missing");
-            return;
-        };
+        let Some(output) = limited(&["check", "--json"], &path) else { return };
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(matches!(output.status.code(), Some(2 | 3)), "{name}: {} {errors}", output.status);
         assert!(!errors.contains("memory allocation"), "{name}: {errors}");
@@ -453,4 +444,80 @@ fn lengths_that_lie_cost_no_memory() {
             assert_ne!(report["recording"]["damages_total"], 0, "{name}: nothing is told");
         }
     }
+}
+
+/// Runs the tool on a file where it may take 400 MB of address space; none where that limit cannot be set.
+fn limited(arguments: &[&str], file: &Path) -> Option<Output> {
+    let tool = env!("CARGO_BIN_EXE_kvmdirty-trace");
+    let mut command = Command::new("prlimit");
+    let output = command.args(["--as=400000000", tool]).args(arguments).arg(file).output();
+    if output.is_err() {
+        eprintln!("SKIPPED lengths that lie: prlimit (package util-linux) is missing");
+    }
+    output.ok()
+}
+
+/// The same for imports: every place of a trace.dat's head where a length can stand claims as much as it can hold.
+#[test]
+fn lengths_that_lie_cost_an_import_no_memory() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-imports");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut files: Vec<(String, Vec<u8>)> = vec![(String::from("bomb"), bomb())];
+    for (name, marks) in [
+        ("ring-v6.dat", &["header_page", "header_event", "options  ", "flyrecord"][..]),
+        ("ring-v7.dat", &["zstd"]),
+    ] {
+        let whole = std::fs::read(fixture("import").join(name)).unwrap();
+        // Behind every mark, and the last bytes: the options of version 7.
+        let find = |mark: &&str| whole.windows(mark.len()).position(|at| at == mark.as_bytes());
+        let near = marks.iter().filter_map(find).map(|at| at..at + 64);
+        let end = whole.len() - 192..whole.len() - 8;
+        for at in near.chain([end]).flatten().step_by(4) {
+            let mut bytes = whole.clone();
+            bytes[at..at + 4].fill(0xff);
+            files.push((format!("{name}-{at}"), bytes));
+        }
+    }
+    let line = format!("a-1 [000] 1.0: kvm_entry: vcpu {}", "1".repeat(70_000));
+    files.push((String::from("line.txt"), line.into_bytes()));
+    let output = folder.join("out.kdt");
+    for (name, bytes) in files {
+        let path = folder.join("file");
+        std::fs::write(&path, bytes).unwrap();
+        let _ = std::fs::remove_file(&output);
+        let to = output.to_str().unwrap();
+        let Some(imported) = limited(&["import", "--output", to], &path) else { return };
+        let errors = String::from_utf8_lossy(&imported.stderr);
+        assert!(
+            matches!(imported.status.code(), Some(0 | 2)),
+            "{name}: {} {errors}",
+            imported.status
+        );
+        assert!(!errors.contains("memory allocation"), "{name}: {errors}");
+    }
+}
+
+/// A trace.dat of a few kilobytes whose kernel symbols become 64 MB, each byte of which is three as text.
+fn bomb() -> Vec<u8> {
+    const COMPRESSED: u16 = 1;
+    const KALLSYMS: u16 = 19;
+    let section = |flags: u16, data: &[u8]| {
+        let head = [&[0, 0][..], &flags.to_le_bytes(), &[0; 4], &(data.len() as u64).to_le_bytes()];
+        [head.concat(), data.to_vec()].concat()
+    };
+    let mut symbols = vec![0xff_u8; 64 << 20];
+    let n = symbols.len() as u32 - 4;
+    symbols[..4].copy_from_slice(&n.to_le_bytes());
+    let packed = zstd::bulk::compress(&symbols, 1).unwrap();
+    let sizes = [packed.len() as u32, symbols.len() as u32].map(u32::to_le_bytes).concat();
+    let mut file = b"\x17\x08\x44tracing7\0\0\x08\0\x10\0\0zstd\x001.5\0".to_vec();
+    let symbols_at = file.len() as u64 + 8;
+    let symbols = section(COMPRESSED, &[sizes, packed].concat());
+    file.extend((symbols_at + symbols.len() as u64).to_le_bytes());
+    file.extend(symbols);
+    let option = |id: u16, value: u64| {
+        [&id.to_le_bytes()[..], &8_u32.to_le_bytes(), &value.to_le_bytes()].concat()
+    };
+    file.extend(section(0, &[option(KALLSYMS, symbols_at), option(0, 0)].concat()));
+    file
 }

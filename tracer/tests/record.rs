@@ -42,16 +42,15 @@ fn folder(name: &str) -> PathBuf {
 impl Trace {
     /// Starts a guest that runs so long, and `record` on it; none where the machine cannot.
     fn start(seconds: &str, output: &Path, flags: &[&str]) -> Option<Self> {
+        Self::of(&["--pages=1024", "--vcpus=1", "--seconds", seconds], output, flags)
+    }
+
+    /// The same with a guest of any kind.
+    fn of(guest: &[&str], output: &Path, flags: &[&str]) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut guest = tool()
-            .args([
-                "demo-guest",
-                "--pages=1024",
-                "--vcpus=1",
-                "--interval=20",
-                "--seconds",
-                seconds,
-            ])
+            .args(["demo-guest", "--interval=20"])
+            .args(guest)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -220,6 +219,42 @@ fn the_flight_recorder_writes_when_asked_and_at_the_end() {
         assert!(100 < read.records.len());
     }
     assert!(span(&first).1 < span(&second).0);
+}
+
+/// Since Linux 6.17 a signal that ends a reset of the dirty rings leaves pages writable (docs/findings): a real hazard,
+/// with which the file must appear while the guest still runs, and which the file must name.
+#[test]
+fn the_flight_recorder_writes_when_a_hazard_appears() {
+    let folder = folder("record-hazard");
+    let output = folder.join("vm.kdt");
+    let guest = [
+        "--mode=ring",
+        "--vcpus=2",
+        "--pages=8192",
+        "--ring-entries=65536",
+        "--workload=ring-signals",
+        "--seconds=20",
+    ];
+    let Some(mut trace) = Trace::of(&guest, &output, &["--last=30s"]) else { return };
+    let is_there = trace.wait_until(|| output.exists());
+    // Until here nobody asked; at the end the memory is written in any case, when the guest is gone.
+    let is_running = trace.guest.try_wait().unwrap().is_none();
+    if is_there && is_running {
+        // A file bears its name once it is whole.
+        let report = check(&output);
+        trace.guest.stdin.as_mut().unwrap().write_all(b"stop\n").unwrap();
+        trace.end();
+        assert_eq!(report["outcome"], "hazard");
+        assert_eq!(report["hazards"][0]["rule"], "K06");
+        assert_eq!(read(&output).ending, Ending::Finished);
+        return;
+    }
+    trace.end();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|word| word.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    assert!(version < (6, 17), "Linux {} loses no page any more", release.trim());
+    skipped("Linux before 6.17 does not lose pages when a reset of the dirty rings is interrupted");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn judged() -> (Summary, Setup) {
         ..Witness::default()
     };
     summary.findings = vec![finding.into()];
-    summary.harvests[0].worst = Some(Verdict::Lost);
+    assert_eq!(summary.harvests[0].worst, Some(Verdict::Lost), "the engine tells it");
     (summary, pipeline.setup().clone())
 }
 

@@ -109,7 +109,7 @@ fn record(name: &str, mode: &str, trace_cmd: &TraceCmd) -> Result<(PathBuf, Vec<
     let mut job = Job::with_tool(Command::Shell(script))?;
     job.files = trace_cmd.files()?;
     job.files.push(("lab/kprobes".to_owned(), kprobes()?));
-    let shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1536, timeout_s: 300 };
+    let shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1536, timeout_s: 900 };
     let folder = format!("import/{name}");
     let run = machine::run(kernel::named(name)?, &shape, &job, &folder, Output::Kept)?;
     let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();

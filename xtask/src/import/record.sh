@@ -4,7 +4,7 @@ while read -r line; do
     echo "$line" >> /sys/kernel/tracing/kprobe_events || echo "$line" >> refused
 done < /lab/kprobes
 mkfifo /tmp/control
-kvmdirty-trace demo-guest --mode="$MODE" --vcpus=2 --pages=128 --interval=50 --seconds=120 < /tmp/control > guest.json &
+kvmdirty-trace demo-guest --mode="$MODE" --vcpus=2 --pages=128 --interval=50 --seconds=3600 < /tmp/control > guest.json &
 guest=$!
 exec 9> /tmp/control
 until [ -s guest.json ]; do sleep 0.1; done

@@ -1,6 +1,6 @@
 """Reads what the exports wrote with other people's libraries; ends with 1 and one sentence if one cannot.
 
-The folder given holds fleet/*/*.parquet, trace.pftrace, lines.jsonl, report.json, lines.schema.json,
+The folder given holds fleet/*/*.parquet, lab.pftrace, host.pftrace, lines.jsonl, report.json, lines.schema.json,
 report.schema.json.
 """
 
@@ -73,18 +73,20 @@ def queries():
     check(asked == 10, f"{asked} queries in {analysis.name}, ten are promised")
 
 
-def trace():
+def trace(name):
     """Perfetto's own message definitions: tracks, slices that close, flows that join, losses."""
-    data = (folder / "trace.pftrace").read_bytes()
+    data = (folder / f"{name}.pftrace").read_bytes()
     whole = perfetto.Trace.FromString(data)
     tracks, open_slices, flows = {}, collections.Counter(), collections.Counter()
-    kinds, lost, ended = collections.Counter(), 0, 0
+    kinds, lost, ended = collections.Counter(), [], 0
     Type = perfetto.TrackEvent
     events = []
     for packet in whole.packet:
         unknown = UnknownFieldSet(packet)
         check(not len(unknown), f"field {len(unknown) and unknown[0].field_number} is not Perfetto's")
-        lost += packet.previous_packet_dropped != 0
+        if packet.previous_packet_dropped:
+            lost.append((packet.timestamp, packet.track_event.name))
+            check(packet.trusted_packet_sequence_id == 2, "a loss that makes events unreadable")
         if packet.HasField("track_descriptor"):
             tracks[packet.track_descriptor.uuid] = packet.track_descriptor
         if packet.HasField("track_event"):
@@ -107,11 +109,19 @@ def trace():
         for flow in event.terminating_flow_ids:
             check(flows[flow], "a flow ends that never began")
             ended += 1
-    for kind in (Type.TYPE_SLICE_BEGIN, Type.TYPE_INSTANT, Type.TYPE_COUNTER):
-        check(kinds[kind], f"no event of type {kind}")
-    check(any(track.HasField("thread") for track in tracks.values()), "no thread")
-    check(any("window" in track.name for track in tracks.values()), "no track of windows")
-    check(ended, "no flow")
+    if name == "lab":
+        for kind in (Type.TYPE_SLICE_BEGIN, Type.TYPE_INSTANT, Type.TYPE_COUNTER):
+            check(kinds[kind], f"no event of type {kind}")
+        check(any(track.HasField("thread") for track in tracks.values()), "no thread")
+        check(any("window" in track.name for track in tracks.values()), "no track of windows")
+        check(ended, "no flow")
+    # Every gap is a loss of Perfetto's own kind, where it began, by its cause and number.
+    gaps = duckdb.sql(
+        f"SELECT from_ns::BIGINT, cause, dropped FROM read_parquet('{folder}/fleet/{name}/gaps.parquet')"
+    ).fetchall()
+    told = sorted((at, f"{cause}: {dropped} dropped") for at, cause, dropped in gaps)
+    check(sorted(lost) == told, f"{name}: losses {sorted(lost)}, gaps {told}")
+    check(gaps or name != "host", "the recording with gaps has none")
     # Any prefix that ends between packets is a trace.
     end, count, step = 0, 0, max(1, len(whole.packet) // 50)
     for packet in whole.packet[: 50 * step]:
@@ -125,8 +135,8 @@ def trace():
                 break
         end, count = end + size, count + 1
     print(
-        f"perfetto: {len(whole.packet)} packets, {len(tracks)} tracks, "
-        f"{kinds[Type.TYPE_SLICE_BEGIN]} slices, {ended} flows ended, {lost} losses"
+        f"perfetto {name}: {len(whole.packet)} packets, {len(tracks)} tracks, "
+        f"{kinds[Type.TYPE_SLICE_BEGIN]} slices, {ended} flows ended, {len(lost)} losses"
     )
 
 
@@ -146,5 +156,6 @@ def documents():
 
 tables()
 queries()
-trace()
+trace("lab")
+trace("host")
 documents()

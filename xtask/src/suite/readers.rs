@@ -38,7 +38,10 @@ pub fn exports_are_read_by_others() -> Result<Tally> {
         run(&["export", recording, "--format", "parquet", "--output", &out])?;
     }
     let lab = FLEET[0].1;
-    run(&["export", lab, "--format", "perfetto", "--output", &at("trace.pftrace")])?;
+    for (name, recording) in &FLEET[..2] {
+        let out = at(&format!("{name}.pftrace"));
+        run(&["export", recording, "--format", "perfetto", "--output", &out])?;
+    }
     run(&["export", lab, "--format", "jsonl", "--output", &at("lines.jsonl")])?;
     run(&["check", lab, "--json", "--output", &at("report.json")])?;
     for (document, file) in [("jsonl", "lines.schema.json"), ("report", "report.schema.json")] {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::block::{Block, Fact, Section, Table};
 use super::drawing::draw;
 use super::figures::{micro, nth_percentile, percentile, utc};
+use super::json::LIST_MAX;
 use super::provenance::{Judged, Provenance};
 use crate::event::{Evidence, IoctlOp};
 use crate::export::event_row::op_name;
@@ -151,7 +152,8 @@ fn findings(
     let unlisted = summary.findings_total.saturating_sub(summary.findings.len() as u64);
     let more = found.len().saturating_sub(FINDINGS_MAX);
     if 0 < more {
-        blocks.push(Block::Sentence(format!("... and {more} more (--json lists them)")));
+        let text = format!("... and {more} more (--json lists up to {LIST_MAX})");
+        blocks.push(Block::Sentence(text));
     }
     if 0 < unlisted {
         let text = format!("{unlisted} findings were counted and not kept");

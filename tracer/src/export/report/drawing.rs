@@ -17,7 +17,7 @@ use crate::verdict::{Step, Witness};
 /// Columns of a whole drawing.
 const WIDTH: usize = 116;
 
-/// Columns before the threads.
+/// Columns before the threads, more where a step lasts long.
 const MARGIN: usize = 27;
 
 /// Threads with a column of their own; a witness of more is drawn as a list.
@@ -31,27 +31,19 @@ pub(super) fn draw(witness: &Witness, summary: &Summary) -> Vec<String> {
     }
     let is_list = COLUMNS_MAX < threads.len();
     let columns = if is_list { 1 } else { threads.len() };
-    let width = (WIDTH - MARGIN - 3 * (columns - 1)) / columns;
     let unordered = witness.unordered();
     let origin = witness.steps.iter().map(|step| step.event.span.lo).min().unwrap_or_default();
     let names: Vec<String> = match is_list {
         true => vec![String::from("thread: what it did")],
         false => threads.iter().map(|&tid| name(witness, tid, summary)).collect(),
     };
-    let mut lines = rows(&format!("{:<MARGIN$}", "step  within, us"), &names, width);
-    for (index, step) in witness.steps.iter().enumerate() {
-        let sign = match (
-            witness.losing == Some(index),
-            unordered.iter().flatten().any(|&at| at == index),
-        ) {
-            (true, _) => 'X',
-            (false, true) => '~',
-            (false, false) => ' ',
-        };
-        let micro = |at: Nanos| at.since(origin) as f64 / 1e3;
-        let within =
-            format!("{:.3} .. {:.3}", micro(step.event.span.lo), micro(step.event.span.hi));
-        let margin = format!("{:>2} {sign}  {within:<21}", index + 1);
+    let margins = margins(witness, &unordered, origin);
+    let longest = margins.iter().map(|margin| margin.chars().count() + 1).max().unwrap_or(0);
+    let margin_width = longest.max(MARGIN);
+    let width = (WIDTH - margin_width - 3 * (columns - 1)) / columns;
+    let padded = |margin: &str| format!("{margin:<margin_width$}");
+    let mut lines = rows(&padded("step  within, us"), &names, width);
+    for (step, margin) in witness.steps.iter().zip(&margins) {
         let place = threads.iter().position(|&tid| tid == step.event.tid).unwrap_or(0);
         let mut cells = vec![String::new(); columns];
         match is_list {
@@ -60,11 +52,27 @@ pub(super) fn draw(witness: &Witness, summary: &Summary) -> Vec<String> {
             }
             false => cells[place] = told(step),
         }
-        lines.extend(rows(&margin, &cells, width));
+        lines.extend(rows(&padded(margin), &cells, width));
     }
     lines.extend(instants(witness, origin));
     lines.extend(orders(witness, &unordered));
     lines
+}
+
+/// Per step its number, its sign and when it was.
+fn margins(witness: &Witness, unordered: &[[usize; 2]], origin: Nanos) -> Vec<String> {
+    let margin = |(index, step): (usize, &Step)| {
+        let is_unordered = unordered.iter().flatten().any(|&at| at == index);
+        let sign = match (witness.losing == Some(index), is_unordered) {
+            (true, _) => 'X',
+            (false, true) => '~',
+            (false, false) => ' ',
+        };
+        let micro = |at: Nanos| at.since(origin) as f64 / 1e3;
+        let (lo, hi) = (micro(step.event.span.lo), micro(step.event.span.hi));
+        format!("{:>2} {sign}  {lo:.3} .. {hi:.3}", index + 1)
+    };
+    witness.steps.iter().enumerate().map(margin).collect()
 }
 
 /// The rows of one step: its cells, each wrapped to its column.
@@ -72,7 +80,7 @@ fn rows(margin: &str, cells: &[String], width: usize) -> Vec<String> {
     let wrapped: Vec<Vec<String>> = cells.iter().map(|cell| wrap(cell, width)).collect();
     let height = wrapped.iter().map(Vec::len).max().unwrap_or(0);
     let row = |n: usize| {
-        let mut line = if n == 0 { margin.to_owned() } else { " ".repeat(MARGIN) };
+        let mut line = if n == 0 { margin.to_owned() } else { " ".repeat(margin.chars().count()) };
         for (at, cell) in wrapped.iter().enumerate() {
             let bar = if at == 0 { "" } else { " | " };
             line += &format!("{bar}{:<width$}", cell.get(n).map_or("", String::as_str));

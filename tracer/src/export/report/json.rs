@@ -8,16 +8,16 @@ use super::check::CheckRow;
 use super::count_row::{VerdictRow, WindowRow};
 use super::finding_row::FindingRow;
 use super::provenance::{Judged, Provenance};
-use crate::event::Gap;
+use crate::event::{Evidence, Gap, Operation};
 use crate::outcome::Outcome;
 use crate::summary::{Harvest, Summary};
-use crate::verdict::{Finding, Verdict, WindowKind};
+use crate::verdict::{Finding, RuleId, Verdict, WindowKind};
 
 /// Version of the document; a key may be added without a new one.
 pub const DOCUMENT_VERSION: u32 = 1;
 
-/// Findings, harvests and gaps listed one by one.
-const LIST_MAX: usize = 1000;
+/// Findings, harvests and gaps listed one by one; the totals beside the lists count all.
+pub(super) const LIST_MAX: usize = 1000;
 
 /// The report.
 #[derive(Debug, Serialize)]
@@ -50,8 +50,12 @@ pub struct Document {
     verdicts: VerdictRow,
     unknown_causes: BTreeMap<String, u64>,
     hazards: Vec<FindingRow>,
+    hazards_total: u64,
     exposed: Vec<FindingRow>,
+    exposed_total: u64,
     findings_total: u64,
+    /// Findings of any verdict that were counted and of which no more than that is known.
+    findings_unkept: u64,
     windows: BTreeMap<&'static str, WindowRow>,
     benign: BTreeMap<&'static str, u64>,
     self_check: Vec<CheckRow>,
@@ -109,7 +113,7 @@ struct HarvestRow {
 struct RuleOffRow {
     rule: &'static str,
     operation: &'static str,
-    evidence: crate::event::Evidence,
+    evidence: Evidence,
 }
 
 impl Document {
@@ -121,6 +125,9 @@ impl Document {
         let rows = |verdict: fn(Verdict) -> bool| {
             let findings = summary.findings.iter().filter(|finding| verdict(finding.verdict));
             findings.take(LIST_MAX).map(|finding| FindingRow::new(finding)).collect()
+        };
+        let total = |verdict: fn(Verdict) -> bool| {
+            summary.findings.iter().filter(|finding| verdict(finding.verdict)).count() as u64
         };
         Self {
             version: DOCUMENT_VERSION,
@@ -145,28 +152,16 @@ impl Document {
             harvests: summary.harvests_total,
             harvests_complete: summary.harvests.iter().filter(|harvest| harvest.is_complete).count()
                 as u64,
-            harvest_list: summary
-                .harvests
-                .iter()
-                .rev()
-                .take(LIST_MAX)
-                .rev()
-                .map(HarvestRow::new)
-                .collect(),
-            rules_off: summary
-                .rules_off
-                .iter()
-                .map(|&(rule, operation, evidence)| RuleOffRow {
-                    rule: rule.name(),
-                    operation: operation.name(),
-                    evidence,
-                })
-                .collect(),
+            harvest_list: last_harvests(summary),
+            rules_off: rules_off(summary),
             verdicts: VerdictRow::new(&summary.verdicts),
             unknown_causes: unknown_causes(summary),
             hazards: rows(Verdict::is_hazard),
+            hazards_total: total(Verdict::is_hazard),
             exposed: rows(|verdict| verdict == Verdict::Exposed),
+            exposed_total: total(|verdict| verdict == Verdict::Exposed),
             findings_total: summary.findings_total,
+            findings_unkept: summary.findings_total.saturating_sub(summary.findings.len() as u64),
             windows: WindowKind::ALL
                 .into_iter()
                 .map(|kind| (kind.name(), WindowRow::new(summary.windows(kind))))
@@ -182,6 +177,20 @@ impl Document {
 pub fn finding_json(finding: &Finding) -> String {
     serde_json::to_string_pretty(&FindingRow::new(finding))
         .expect("rows hold only text and numbers")
+}
+
+fn last_harvests(summary: &Summary) -> Vec<HarvestRow> {
+    let first = summary.harvests.len().saturating_sub(LIST_MAX);
+    summary.harvests.iter().skip(first).map(HarvestRow::new).collect()
+}
+
+fn rules_off(summary: &Summary) -> Vec<RuleOffRow> {
+    let row = |&(rule, operation, evidence): &(RuleId, Operation, Evidence)| RuleOffRow {
+        rule: rule.name(),
+        operation: operation.name(),
+        evidence,
+    };
+    summary.rules_off.iter().map(row).collect()
 }
 
 fn by_kind(summary: &Summary) -> BTreeMap<&'static str, u64> {

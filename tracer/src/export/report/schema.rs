@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::json::DOCUMENT_VERSION;
+use super::json::{DOCUMENT_VERSION, LIST_MAX};
 use crate::event::{Kind, Operation};
 use crate::verdict::{RuleId, Verdict, WindowKind};
 
@@ -49,22 +49,25 @@ fn document() -> Fields {
         ("events_by_kind", map(&Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>())),
         ("dropped_events", number()),
         ("gaps_total", number()),
-        ("gaps", list(object(&gap()))),
+        ("gaps", first_of(object(&gap()), "gaps_total")),
         ("anomalies", number()),
         ("integrity_violations", number()),
         ("vms", list(object(&vm()))),
         ("harvests", number()),
         ("harvests_complete", number()),
-        ("harvest_list", list(object(&harvest()))),
+        ("harvest_list", last_of(object(&harvest()), "harvests")),
         ("rules_off", list(object(&rule_off()))),
         (
             "verdicts",
             object(&["lost", "at_risk", "exposed", "safe", "unknown"].map(count).to_vec()),
         ),
         ("unknown_causes", json!({ "type": "object", "additionalProperties": number() })),
-        ("hazards", list(object(&finding()))),
-        ("exposed", list(object(&finding()))),
+        ("hazards", first_of(object(&finding()), "hazards_total")),
+        ("hazards_total", number()),
+        ("exposed", first_of(object(&finding()), "exposed_total")),
+        ("exposed_total", number()),
         ("findings_total", number()),
+        ("findings_unkept", number()),
         ("windows", object(&WindowKind::ALL.map(|kind| (kind.name(), object(&window()))).to_vec())),
         ("benign", json!({ "type": "object", "additionalProperties": number() })),
         ("self_check", list(object(&self_check()))),
@@ -226,6 +229,21 @@ fn count(name: &'static str) -> (&'static str, Value) {
 
 fn list(items: Value) -> Value {
     json!({ "type": "array", "items": items })
+}
+
+/// A list that is cut, and the key that counts all.
+fn cut(items: Value, which: &str, total: &str) -> Value {
+    let mut list = list(items);
+    list["description"] = json!(format!("The {which} {LIST_MAX}; `{total}` counts all."));
+    list
+}
+
+fn first_of(items: Value, total: &str) -> Value {
+    cut(items, "first", total)
+}
+
+fn last_of(items: Value, total: &str) -> Value {
+    cut(items, "last", total)
 }
 
 fn number() -> Value {
