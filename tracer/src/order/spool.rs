@@ -142,10 +142,19 @@ impl Spool {
         self.record(ordinal).and_then(|record| decode(record).ok())
     }
 
-    /// As if records up to `newest` had come and gone.
+    /// When the record of that ordinal had certainly ended: at its end, or by the end of the oldest record kept.
+    #[must_use]
+    pub fn ended_by(&self, ordinal: Ordinal) -> Nanos {
+        let record = self.record(ordinal).or_else(|| self.record(self.oldest()));
+        record.map_or(Nanos(u64::MAX), |record| Nanos(record.ts_ns))
+    }
+
+    /// As if records of no consequence up to `newest` had come, at the time of the one before.
     #[cfg(test)]
     pub(crate) fn skip_to(&mut self, newest: Ordinal) {
-        self.records.clear();
+        let last = self.record(self.newest).copied().unwrap_or_default();
+        let record = RawEvent { ts_ns: last.ts_ns, ..RawEvent::default() };
+        self.records = vec![record; self.mask as usize + 1];
         self.newest = newest;
     }
 }

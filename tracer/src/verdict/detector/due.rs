@@ -119,7 +119,10 @@ impl Detector {
         suspect: Suspect,
         verdict: Verdict,
     ) {
-        let Some(event) = self.ctx.spool.event(returned) else { return };
+        let Some(event) = self.ctx.spool.event(returned) else {
+            self.unknown_page((vm, suspect.slot, suspect.gfn), UnknownCause::Limit);
+            return;
+        };
         let Suspect { slot, gfn, since, .. } = suspect;
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let changed = page.changed.ordinal(self.ctx.spool.newest());

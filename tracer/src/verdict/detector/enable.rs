@@ -279,10 +279,16 @@ impl Detector {
             .pages
             .iter()
             .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
+        let mut untold = 0;
         let marked: Vec<_> = marked
             .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
-            .filter(|&(_, mark)| !self.is_read(vm, slot, mark))
+            .filter(|&(_, mark)| {
+                let is_read = self.is_read(vm, slot, mark);
+                untold += u64::from(is_read.is_none());
+                is_read == Some(false)
+            })
             .collect();
+        self.ledger.unknown(UnknownCause::Limit, untold);
         let oldest = marked.iter().map(|&(_, mark)| mark).min().unwrap_or(newest);
         if oldest < self.ctx.known_since {
             self.ledger.unknown(UnknownCause::Dropped, marked.len() as u64);
@@ -298,10 +304,9 @@ impl Detector {
     }
 
     /// Manual protect: a GET that began after the mark has read it, whether or not a CLEAR followed.
-    pub(super) fn is_read(&self, vm: usize, slot: usize, mark: Ordinal) -> bool {
-        let slot = &self.vms[vm].slots[slot];
-        let (true, Some(get)) = (self.vms[vm].is_manual(), slot.last_get) else { return false };
-        self.ctx.spool.event(mark).is_none_or(|event| event.span.hi < get.lo)
+    /// `None`: too long ago to tell.
+    fn is_read(&self, vm: usize, slot: usize, mark: Ordinal) -> Option<bool> {
+        if self.vms[vm].is_manual() { self.is_before_get(vm, slot, mark) } else { Some(false) }
     }
 
     fn report_log_dropped(

@@ -65,7 +65,14 @@ impl Detector {
             ioctl.last_visit = ioctl.last_visit.max(at.event.span.hi);
             if thread.closings.len() < WORDS_MAX {
                 let (gfn, word) = (page.gfn, at.ordinal);
-                thread.closings.push(Suspect { slot, gfn, word, since: word, is_popped: false });
+                thread.closings.push(Suspect {
+                    slot,
+                    gfn,
+                    word,
+                    since: word,
+                    is_popped: false,
+                    is_read_back: false,
+                });
             }
         }
     }

@@ -266,6 +266,7 @@ impl Detector {
                             word: word.ordinal,
                             since: word.ordinal,
                             is_popped: false,
+                            is_read_back: word.is_read_back,
                         });
                     } else {
                         ioctl.pages.limit += 1;

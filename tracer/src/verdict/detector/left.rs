@@ -31,7 +31,14 @@ impl Detector {
             return;
         }
         let Opening { slot, gfn, ordinal, .. } = *opening;
-        let suspect = Suspect { slot, gfn, word: word.ordinal, since: ordinal, is_popped: false };
+        let suspect = Suspect {
+            slot,
+            gfn,
+            word: word.ordinal,
+            since: ordinal,
+            is_popped: false,
+            is_read_back: word.is_read_back,
+        };
         let harvester = self.threads.iter().position(|thread| thread.is_taking(word));
         if let Some(place) = harvester {
             // Until the ioctl returns, it may still protect the page.

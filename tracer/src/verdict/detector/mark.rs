@@ -350,14 +350,13 @@ impl Detector {
             return;
         }
         let newest = self.ctx.spool.newest();
+        let epsilon = self.ctx.epsilon_ns;
         let is_overdue = |page: &Page| {
             let mark = page.mark.ordinal(newest);
             page.report == Report::Marked
                 && self.ctx.known_since <= mark
                 && mark < found.harvest_begun
-                && self.ctx.spool.event(mark).is_some_and(|event| {
-                    event.span.hi.0.saturating_add(self.ctx.epsilon_ns) < begin.0
-                })
+                && self.ctx.spool.ended_by(mark).0.saturating_add(epsilon) < begin.0
         };
         let overdue: Vec<_> = found
             .pages

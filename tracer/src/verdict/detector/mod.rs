@@ -29,6 +29,7 @@ mod look;
 mod mark;
 mod memory;
 mod pair;
+mod pending;
 mod popped;
 mod predict;
 mod recent;

@@ -1,7 +1,8 @@
 //! The end of the trace: what no later harvest will collect (K09).
 
-use crate::event::{Gfn, Nanos};
+use crate::event::Gfn;
 use crate::order::Ordinal;
+use crate::order::spool::Stamp;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
@@ -51,7 +52,8 @@ impl Detector {
             return;
         }
         self.doubt_residue(vm, slot);
-        let residue = self.residue(vm, slot, last.lo);
+        let (residue, untold) = self.residue(vm, slot);
+        self.ledger.unknown(UnknownCause::Limit, untold);
         if is_final {
             for (gfn, mark) in residue {
                 self.report_residue(vm, slot, Some(gfn), mark, 1);
@@ -71,24 +73,43 @@ impl Detector {
         }
     }
 
-    /// Pages marked after the last harvest of the slot began, with their first mark.
-    fn residue(&self, vm: usize, slot: usize, last: Nanos) -> Vec<(Gfn, Ordinal)> {
-        let newest = self.ctx.spool.newest();
+    /// The mark ended before the last GET of the slot began; `None`: both are too long ago to tell.
+    pub(super) fn is_before_get(&self, vm: usize, slot: usize, mark: Ordinal) -> Option<bool> {
         let slot = &self.vms[vm].slots[slot];
-        if slot.marked == 0 {
-            return Vec::new();
+        let Some(get) = slot.last_get else { return Some(false) };
+        if let Some(event) = self.ctx.spool.event(mark) {
+            return Some(event.span.hi < get.lo);
         }
+        // Ordinals do not leave the spool: in merge order records lie as the ends of their spans do.
+        let begun = slot.get_begun?;
+        let is_aged = mark <= Stamp::OLD.ordinal(0);
+        if is_aged { (self.stamps_floor() <= begun).then_some(true) } else { Some(mark < begun) }
+    }
+
+    /// Pages marked after the last harvest of the slot began, with their first mark; and of how many that cannot be
+    /// told.
+    fn residue(&self, vm: usize, slot: usize) -> (Vec<(Gfn, Ordinal)>, u64) {
+        let newest = self.ctx.spool.newest();
+        let found = &self.vms[vm].slots[slot];
+        if found.marked == 0 {
+            return (Vec::new(), 0);
+        }
+        let mut untold = 0;
         // A mark from before the harvest that it did not take is K07's business; under manual protect GET has read it.
-        let is_after =
-            |mark: Ordinal| self.ctx.spool.event(mark).is_some_and(|event| last <= event.span.hi);
-        let marked = slot
+        let mut is_after = |mark: Ordinal| {
+            let is_before = self.is_before_get(vm, slot, mark);
+            untold += u64::from(is_before.is_none());
+            is_before == Some(false)
+        };
+        let marked = found
             .pages
             .iter()
             .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
-        marked
+        let residue = marked
             .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
             .filter(|&(_, mark)| is_after(mark))
-            .collect()
+            .collect();
+        (residue, untold)
     }
 
     fn report_residue(

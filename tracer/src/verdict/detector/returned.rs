@@ -132,6 +132,7 @@ impl Detector {
             found.last_harvest = at.ordinal;
             if !is_reset {
                 found.last_get = Some(span);
+                found.get_begun = ioctl.begin.map(|_| ioctl.ordinal);
             }
             let settled = std::mem::take(&mut found.windows_waiting);
             self.ledger.judge(Verdict::Safe, span.hi, settled);

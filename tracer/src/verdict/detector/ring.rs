@@ -131,7 +131,8 @@ impl Detector {
             let suspects = &mut self.threads.get_mut(place).suspects;
             if suspects.len() < WORDS_MAX {
                 let (word, since) = (at.ordinal, at.ordinal);
-                suspects.push(Suspect { slot, gfn, word, since, is_popped: true });
+                let (is_popped, is_read_back) = (true, false);
+                suspects.push(Suspect { slot, gfn, word, since, is_popped, is_read_back });
             } else {
                 self.ledger.unknown(UnknownCause::Limit, 1);
             }

@@ -98,6 +98,8 @@ pub(crate) struct Slot {
     pub recent: Recent<(Span, (u64, u64)), 8>,
     /// The last GET.
     pub last_get: Option<Span>,
+    /// Ordinal of its begin, if that was seen.
+    pub get_begun: Option<Ordinal>,
     /// Of `marked`, pages marked before the open harvest began and not taken yet.
     pub overdue: u64,
     /// Ordinal of the open harvest's begin.
@@ -343,6 +345,7 @@ impl Slot {
             windows_waiting: 0,
             recent: Recent::default(),
             last_get: None,
+            get_begun: None,
             overdue: 0,
             harvest_begun: 0,
             origin: None,

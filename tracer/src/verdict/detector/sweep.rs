@@ -22,6 +22,13 @@ const PHASE: Ordinal = 3;
 const KEPT: Ordinal = 1 << 30;
 
 impl Detector {
+    /// Stamps from before this have been aged.
+    pub(super) const fn stamps_floor(&self) -> Ordinal {
+        let newest = self.ctx.spool.newest();
+        let swept = newest - (newest.saturating_sub(PHASE) & PERIOD);
+        swept.saturating_sub(KEPT)
+    }
+
     #[inline]
     pub(super) fn sweep_if_due(&mut self, ordinal: Ordinal) {
         if ordinal & PERIOD == PHASE {
@@ -50,17 +57,15 @@ impl Detector {
     /// As if that many records of no consequence came.
     #[cfg(test)]
     pub(super) fn skip(&mut self, records: u64) {
-        let end = self.ctx.spool.newest() + records;
+        let (mut newest, end) = (self.ctx.spool.newest(), self.ctx.spool.newest() + records);
         loop {
-            let newest = self.ctx.spool.newest();
             let is_past = PHASE <= newest & PERIOD;
-            let due = (newest & !PERIOD) + if is_past { PERIOD + 1 } else { 0 } + PHASE;
-            if end < due {
+            newest = (newest & !PERIOD) + if is_past { PERIOD + 1 } else { 0 } + PHASE;
+            if end < newest {
                 self.ctx.spool.skip_to(end);
                 return;
             }
-            self.ctx.spool.skip_to(due);
-            self.sweep_if_due(due);
+            self.sweep(newest);
         }
     }
 }

@@ -94,19 +94,27 @@ impl Script {
     }
 }
 
-/// The findings, with `records` of no consequence before the event number `after`.
-fn found_apart(script: &Script, after: usize, records: u64) -> Vec<String> {
-    let mut detector = super::Detector::new(&Setup::complete("litmus"));
+/// The findings and unknowns, with `records` of no consequence before the event number `after`.
+fn apart(
+    script: &Script,
+    (after, records): (usize, u64),
+    set: impl Fn(&mut Setup),
+) -> (Vec<String>, Vec<(crate::verdict::UnknownCause, u64)>) {
+    let mut setup = Setup::complete("litmus");
+    set(&mut setup);
+    let mut detector = super::Detector::new(&setup);
     for (index, event) in script.0.iter().enumerate() {
         if index == after {
             detector.skip(records);
         }
         detector.push(&encode(event), event);
     }
+    if after == script.0.len() {
+        detector.skip(records);
+    }
     detector.finish();
-    let summary =
-        Summary { findings: detector.take_findings().unwrap_or_default(), ..Summary::default() };
-    found(&summary)
+    let findings = detector.take_findings().unwrap_or_default();
+    (found(&Summary { findings, ..Summary::default() }), detector.causes().collect())
 }
 
 fn vm_seen(manual_protect: u32, ring_bytes: u32) -> EventKind {
@@ -345,11 +353,8 @@ fn a_page_opened_long_ago_is_not_taken_for_opened_just_now() {
     script.get(200, 1 << 7, 0, true);
     for near in 0..12 {
         for records in [1 << 31, 1 << 32, 3 << 31, 5 << 32].map(|far| far + near - 8) {
-            assert_eq!(
-                found_apart(&script, opened, records),
-                ["K04 lost 0x107"],
-                "{records} later"
-            );
+            let (found, _) = apart(&script, (opened, records), |_| {});
+            assert_eq!(found, ["K04 lost 0x107"], "{records} later");
         }
     }
 }
@@ -377,4 +382,73 @@ fn a_gap_of_long_ago_still_divides_what_is_known() {
     let findings = detector.take_findings().unwrap_or_default();
     assert_eq!(found(&Summary { findings, ..Summary::default() }), ["K04 lost 0x108"]);
     assert_eq!(detector.causes().collect::<Vec<_>>(), [(crate::verdict::UnknownCause::Dropped, 2)]);
+}
+
+/// More records than the spool keeps, so that what came before them cannot be looked up.
+const MANY: u64 = 2 * crate::order::Spool::RECORDS as u64;
+
+#[test]
+fn a_mark_that_left_the_spool_is_residue_all_the_same() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 9).get(200, 1 << 9, 1 << 9, true).slow_fault(VCPU, 300, 7);
+    let end = script.0.len();
+    let (found, _) = apart(&script, (end, MANY), |setup| setup.is_final = true);
+    assert_eq!(found, ["K09 lost 0x107"]);
+    let (found, _) = apart(&script, (end, MANY), |_| {});
+    assert_eq!(found, ["K09 exposed -"]);
+    // So long after that stamps have aged, the GET with them, which of the two came first is not known.
+    let (found, causes) = apart(&script, (end, 1 << 33), |setup| setup.is_final = true);
+    assert_eq!((found.len(), causes), (0, vec![(crate::verdict::UnknownCause::Limit, 1)]));
+}
+
+#[test]
+fn a_mark_that_left_the_spool_was_read_only_by_a_get_that_began_later() {
+    let off = SlotRef { logging: false, has_bitmap: false, ..SLOT };
+    for (get, expected) in [(200, vec!["K11 exposed -"]), (400, vec![])] {
+        let mut script = Script::default();
+        script.add(VMM, 1, 1, vm_seen(1, 0)).add(VMM, 2, 2, slot_state(SLOT, true));
+        let mut events = Script::default();
+        events.slow_fault(VCPU, 300, 7).get(get, 0, 0, false);
+        events.0.sort_by_key(|event| event.span.hi);
+        script.0.append(&mut events.0);
+        let end = script.0.len();
+        script.add(VMM, 900, 900, slot_state(off, true));
+        assert_eq!(apart(&script, (end, MANY), |_| {}).0, expected, "GET at {get}");
+    }
+}
+
+#[test]
+fn a_mark_that_left_the_spool_and_no_get_has_certainly_read_is_unknown() {
+    let mut script = Script::default();
+    script.add(VMM, 1, 1, vm_seen(1, 0)).add(VMM, 2, 2, slot_state(SLOT, true));
+    script.slow_fault(VCPU, 100, 9).get(200, 0, 0, false).slow_fault(VCPU, 300, 7);
+    let marked = script.0.len();
+    script.add(VMM, 400, 400, begin(IoctlOp::ClearDirtyLog, 0));
+    script.add(VMM, 410, 420, word(1 << 7 | 1 << 9, 1 << 7 | 1 << 9)).add(VMM, 430, 440, flush());
+    script.add(VMM, 400, 450, end(IoctlOp::ClearDirtyLog, 1));
+    let (found, causes) = apart(&script, (marked, MANY), |_| {});
+    assert_eq!((found.len(), causes), (0, vec![(crate::verdict::UnknownCause::Limit, 1)]));
+}
+
+#[test]
+fn a_mark_that_left_the_spool_and_no_harvest_found_is_k07() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7);
+    let marked = script.0.len();
+    script.add(VMM, 150, 151, mark(8, None, false)).get(200, 1 << 8, 0, true);
+    assert_eq!(apart(&script, (marked, MANY), |_| {}).0, ["K07 lost 0x107"]);
+}
+
+#[test]
+fn a_word_read_back_stays_one_when_it_has_left_the_spool() {
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 7).add(VMM, 200, 200, begin(IoctlOp::GetDirtyLog, 0));
+    let (first, mask, writable) = (Gfn(BASE), 1 << 7, 1 << 7);
+    let read_back = EventKind::UserWord { first, mask, protected: 0, writable };
+    script.add(VMM, 240, 240, read_back);
+    let words = script.0.len();
+    script.add(VMM, 200, 250, end(IoctlOp::GetDirtyLog, 1));
+    for at in [words, script.0.len()] {
+        assert_eq!(apart(&script, (at, MANY), |_| {}).0, [] as [&str; 0]);
+    }
 }

@@ -3,12 +3,13 @@
 //! A record is written when its operation ends, so the marks and stores of a fault come before the fault itself. They
 //! wait here for it.
 
-use crate::event::{Gfn, IoctlOp, IoctlRef, MarkWord, Nanos, Span, Spte, Tid, TidIndex, VcpuId};
+use crate::event::{Gfn, IoctlOp, IoctlRef, Nanos, Span, Tid, TidIndex, VcpuId};
 use crate::order::{Bound, Ordinal};
 use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
 
 use super::case::PageAt;
+pub(crate) use super::pending::{PendingMark, PendingStore};
 use super::slot::{Opening, Recent, WordSeen};
 
 /// One thread.
@@ -54,41 +55,6 @@ pub(crate) struct Change {
     pub at: Nanos,
     /// The change before it, by another thread.
     pub before: Ordinal,
-}
-
-/// A mark inside a bracket that has not ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PendingMark {
-    pub vm: usize,
-    pub slot: usize,
-    pub gfn: Gfn,
-    pub ordinal: Ordinal,
-    pub span: Span,
-    /// `*sptep` at the mark's entry.
-    pub spte: Option<Spte>,
-    pub word: MarkWord,
-    /// The vCPU that its thread ran.
-    pub vcpu: Option<VcpuId>,
-    /// The slot object it used was logging.
-    pub is_logged: bool,
-    pub in_fast: bool,
-    pub is_claimed: bool,
-    /// Under PML: the page was known closed, and is this if the mark turns out to be a drained one.
-    pub drained: Option<Protection>,
-    /// Bitmap: all marks of the page before this one were of steal time.
-    pub after_steal_time: bool,
-}
-
-/// An SPTE that became open inside a bracket that has not ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PendingStore {
-    pub vm: usize,
-    pub slot: usize,
-    pub gfn: Gfn,
-    pub ordinal: Ordinal,
-    pub span: Span,
-    /// By a fast fault, whose mark is nested in it.
-    pub is_fast: bool,
 }
 
 /// An ioctl that has begun.
@@ -161,6 +127,8 @@ pub(crate) struct Suspect {
     /// A later change of the page explains it.
     pub since: Ordinal,
     pub is_popped: bool,
+    /// The word was read back at the return (tracepoint plan).
+    pub is_read_back: bool,
 }
 
 impl OpenIoctl {
@@ -181,45 +149,6 @@ impl PageTally {
             UnknownCause::Limit => self.limit += 1,
             UnknownCause::BeforeAttach => self.before_attach += 1,
             _ => self.not_observed += 1,
-        }
-    }
-}
-
-impl PendingStore {
-    fn is_for(&self, mark: &PendingMark) -> bool {
-        !self.is_fast && (self.vm, self.slot, self.gfn) == (mark.vm, mark.slot, mark.gfn)
-    }
-}
-
-impl PendingMark {
-    /// The page it marked.
-    pub const fn page(&self) -> PageAt {
-        (self.vm, self.slot, self.gfn)
-    }
-
-    /// It is none of any VM any more, and stays in its place.
-    fn forget(&mut self) {
-        let Self { ordinal, span, .. } = *self;
-        *self = Self { ordinal, span, ..Self::default() };
-    }
-}
-
-impl Default for PendingMark {
-    fn default() -> Self {
-        Self {
-            vm: usize::MAX,
-            slot: 0,
-            gfn: Gfn(0),
-            ordinal: 0,
-            span: Span::default(),
-            spte: None,
-            word: MarkWord::Unread,
-            vcpu: None,
-            is_logged: false,
-            in_fast: false,
-            is_claimed: true,
-            drained: None,
-            after_steal_time: false,
         }
     }
 }

@@ -35,7 +35,13 @@ impl Detector {
             if page.report != Report::Marked || may_be_earlier {
                 continue;
             }
-            let Some(event) = self.ctx.spool.event(mark) else { continue };
+            let Some(event) = self.ctx.spool.event(mark) else {
+                // It may have begun before the GET returned; only one that had ended before is certainly read.
+                if self.is_before_get(vm, word.slot, mark) != Some(true) {
+                    self.unknown_page((vm, word.slot, gfn), UnknownCause::Limit);
+                }
+                continue;
+            };
             let early = if event.span.lo <= returned {
                 Some(event.span)
             } else if page.has(page_flag::MARKED_AGAIN) {
@@ -77,11 +83,12 @@ impl Detector {
         let marks = &self.vms[vm].marks;
         let later = marks.iter().take_while(|mark| first < mark.ordinal);
         let own = later.filter(|mark| mark.slot == slot && mark.gfn == gfn);
-        let spans = own.filter_map(|mark| self.ctx.spool.event(mark.ordinal)).map(|e| e.span);
+        // What is no longer kept may have been as early as can be.
+        let any = Span { lo: Nanos(0), hi: Nanos(u64::MAX) };
+        let spans = own.map(|mark| self.ctx.spool.event(mark.ordinal).map_or(any, |e| e.span));
         let found = spans.filter(|span| span.lo <= returned).last();
         let is_forgotten = marks.has_forgotten() && marks.iter().all(|mark| first < mark.ordinal);
-        // What is no longer kept may have been as early as can be.
-        found.or_else(|| is_forgotten.then_some(Span { lo: Nanos(0), hi: Nanos(u64::MAX) }))
+        found.or_else(|| is_forgotten.then_some(any))
     }
 
     fn report_unread(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {

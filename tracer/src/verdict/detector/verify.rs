@@ -1,6 +1,6 @@
 //! What a harvest owes every page it took: protection and a flush before it returns (K04, K05).
 
-use crate::event::{EventKind, Gfn, IoctlOp, Operation, Span};
+use crate::event::{Gfn, IoctlOp, Operation, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
@@ -70,7 +70,7 @@ impl Detector {
         for suspect in &suspects {
             if suspect.is_popped {
                 self.judge_popped(at, ioctl, *suspect, outcome.is_complete);
-            } else if ioctl.op.op == IoctlOp::ResetDirtyRings && self.is_user_word(suspect.word) {
+            } else if ioctl.op.op == IoctlOp::ResetDirtyRings && suspect.is_read_back {
                 let again = again.get_or_insert_with(|| self.vms[ioctl.vm].pushed());
                 let is_pushed = again.contains(&(suspect.slot, suspect.gfn));
                 self.judge_read_back(at, ioctl, *suspect, (is_pushed, outcome.is_complete));
@@ -228,14 +228,9 @@ impl Detector {
         assumed
     }
 
-    fn is_user_word(&self, word: Ordinal) -> bool {
-        let event = self.ctx.spool.event(word);
-        event.is_some_and(|event| matches!(event.kind, EventKind::UserWord { .. }))
-    }
-
     /// K04: the page was open when its bit was taken, and nobody was seen to close it.
     fn judge_suspect(&mut self, at: At<'_>, vm: usize, suspect: Suspect, is_complete: bool) {
-        let Suspect { slot, gfn, word, since, .. } = suspect;
+        let Suspect { slot, gfn, since, is_read_back, .. } = suspect;
         let newest = self.ctx.spool.newest();
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let changed = page.changed.ordinal(newest);
@@ -256,9 +251,8 @@ impl Detector {
             }
             return;
         }
-        let is_user_word = self.is_user_word(word);
         let is_blind =
-            !is_user_word && page.has(page_flag::SHADOW) && !self.ctx.rmap_walk_is_observed;
+            !is_read_back && page.has(page_flag::SHADOW) && !self.ctx.rmap_walk_is_observed;
         if is_blind || !self.ctx.rules.is_on(RuleId::K04) {
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::WriteProtect));
             return;
@@ -272,12 +266,12 @@ impl Detector {
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::Zap));
             return;
         }
-        if is_user_word && !self.ctx.fast_fault_is_observed {
+        if is_read_back && !self.ctx.fast_fault_is_observed {
             // A lockless fault may have opened it again without a record.
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::FastFault));
             return;
         }
-        if is_user_word {
+        if is_read_back {
             self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::SUSPECT, true));
             self.vms[vm].slots[slot].suspects += 1;
             return;
@@ -330,14 +324,16 @@ impl Detector {
             return;
         }
         let word = found.pages.get(gfn).taken.ordinal(self.ctx.spool.newest());
-        let read_back = self.ctx.spool.event(word).map(|event| event.span.hi);
-        let is_explained = read_back.is_none_or(|read| {
-            at.event.span.lo.0 <= read.0.saturating_add(self.ctx.epsilon_ns)
-                || at.event.span.lo == at.event.span.hi
-        });
+        let read = self.ctx.spool.ended_by(word);
+        let is_later = read.0.saturating_add(self.ctx.epsilon_ns) < at.event.span.lo.0;
+        let is_told = self.ctx.spool.record(word).is_some() || is_later;
+        let is_explained = !is_later || at.event.span.lo == at.event.span.hi;
         self.clear_suspect(vm, slot, gfn);
-        let suspect = Suspect { slot, gfn, word, since: word, is_popped: false };
-        if is_explained {
+        let (is_popped, is_read_back) = (false, true);
+        let suspect = Suspect { slot, gfn, word, since: word, is_popped, is_read_back };
+        if !is_told {
+            self.unknown_page((vm, slot, gfn), UnknownCause::Limit);
+        } else if is_explained {
             self.benign(LookAlike::ReopenedInHarvest);
             self.ledger.judge(Verdict::Safe, at.event.span.hi, 1);
         } else {
