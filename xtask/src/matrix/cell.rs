@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -90,15 +90,19 @@ impl Cell {
         format!("matrix/{}-{}-{}", self.kernel.name, mmu_name(self.mmu), self.cpus)
     }
 
-    /// Boots the machine and runs the guests.
+    /// Boots the machine and runs the guests, or only those named; what the others brought back stays.
     ///
     /// # Errors
     ///
-    /// The tool does not build.
-    pub fn run(&self, seconds: u32) -> Result<Vec<Row>> {
-        let job = Job::with_tool(Command::Shell(script(&self.guests(), seconds)))?;
+    /// The tool does not build, or a guest's files cannot be moved.
+    pub fn run(&self, seconds: u32, only: &[String]) -> Result<Vec<Row>> {
+        let mut guests = self.guests();
+        guests.retain(|guest| only.is_empty() || only.contains(&guest.file()));
+        let job = Job::with_tool(Command::Shell(script(&guests, seconds)))?;
         let shape = Shape { mmu: self.mmu, cpus: self.cpus, memory_mib: 1536, timeout_s: 900 };
-        match machine::run(self.kernel, &shape, &job, &self.name(), Output::Kept) {
+        let again = if only.is_empty() { "" } else { "-again" };
+        match machine::run(self.kernel, &shape, &job, &(self.name() + again), Output::Kept) {
+            Ok(run) if run.folder != self.folder() => self.take_over(&run.folder)?,
             Ok(run) => {
                 let stamp = self.folder().join("release");
                 fs::write(&stamp, run.release)
@@ -107,6 +111,18 @@ impl Cell {
             Err(error) => eprintln!("{self}: {error:#}"),
         }
         Ok(self.rows())
+    }
+
+    /// Puts what a machine brought back in the place of what was there.
+    fn take_over(&self, folder: &Path) -> Result<()> {
+        let (from, to) = (folder.join("out"), self.folder().join("out"));
+        for file in fs::read_dir(&from).with_context(|| format!("read {}", from.display()))? {
+            let file = file.context("read a folder")?;
+            let place = to.join(file.file_name());
+            fs::rename(file.path(), &place)
+                .with_context(|| format!("write {}", place.display()))?;
+        }
+        Ok(())
     }
 
     /// The machine has run to its end.

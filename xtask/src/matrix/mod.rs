@@ -35,6 +35,9 @@ pub struct Flags {
     /// Run only the cells with this number of CPUs; 0 runs none and writes what has run before.
     #[arg(long)]
     cpus: Option<u32>,
+    /// Run only these guests of a cell that has run, by name and vCPUs, such as `manual-1`.
+    #[arg(long = "guest", value_name = "NAME")]
+    guests: Vec<String>,
     /// Seconds each guest runs.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
@@ -84,7 +87,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
                 continue;
             }
             eprintln!("matrix: {cell}");
-            for row in cell.run(flags.seconds)? {
+            for row in cell.run(flags.seconds, &flags.guests)? {
                 eprintln!("  {}", table::row_in_words(&row));
                 is_clean &= row.complaints().is_empty();
             }
