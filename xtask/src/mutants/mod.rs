@@ -47,6 +47,9 @@ pub struct Flags {
     /// then says which mutants have no result.
     #[arg(long, conflicts_with_all = ["build_only", "record"])]
     kept: bool,
+    /// Put the rows of the mutants named into docs/mutants.md.
+    #[arg(long, requires = "names")]
+    update: bool,
     /// Also keep each run's recording, in target/lab/mutants/NAME/out.
     #[arg(long)]
     record: bool,
@@ -101,6 +104,13 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         let path = workspace::root().join(DOCUMENT);
         fs::write(&path, document).with_context(|| format!("write {}", path.display()))?;
     }
+    if flags.update {
+        let path = workspace::root().join(DOCUMENT);
+        let before =
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        fs::write(&path, table::with_rows(&before, &rows))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
     let is_all_caught = rows.iter().all(Row::is_caught);
     Ok(if is_all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -125,6 +135,7 @@ pub fn complaints(names: &[&'static str]) -> Result<Vec<(&'static str, Vec<Strin
         list: false,
         build_only: false,
         kept: false,
+        update: false,
         record: false,
         seconds: 5,
     };

@@ -58,10 +58,29 @@ pub fn document(kernel: &str, rows: &[Row]) -> String {
         text += &line(row);
     }
     text.push('\n');
-    for Row { mutant: Mutant { name, bug, guest, .. }, .. } in rows {
-        let _ = writeln!(text, "- **{name}**: {bug}. Guest: `{}`.", guest.join(" "));
-    }
+    text.extend(rows.iter().map(|row| described(row.mutant)));
     text
+}
+
+/// The document with the lines of these mutants in place of those it had.
+pub fn with_rows(before: &str, rows: &[Row]) -> String {
+    let replaced = |old: &str| {
+        let is_of = |row: &&Row| {
+            let name = row.mutant.name;
+            old.starts_with(&format!("| {name} |")) || old.starts_with(&format!("- **{name}**:"))
+        };
+        match rows.iter().find(is_of) {
+            Some(row) if old.starts_with('|') => line(row),
+            Some(row) => described(row.mutant),
+            None => format!("{old}\n"),
+        }
+    };
+    before.lines().map(replaced).collect()
+}
+
+/// What a mutant is, below the table.
+fn described(Mutant { name, bug, guest, .. }: &Mutant) -> String {
+    format!("- **{name}**: {bug}. Guest: `{}`.\n", guest.join(" "))
 }
 
 fn line(Row { mutant, result }: &Row) -> String {
@@ -125,4 +144,24 @@ fn beside(judgement: &Judgement, mutant: &Mutant) -> String {
     let rules = rules.iter().map(|(&rule, &pages)| (rule, pages as u64));
     let said = rules.chain(counts).filter(|&(_, count)| 0 < count);
     said.map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutants::catalogue;
+
+    #[test]
+    fn a_run_of_one_mutant_replaces_its_lines_only() {
+        let rows: Vec<Row> = catalogue::all()
+            .into_iter()
+            .map(|mutant| Row { mutant, result: Err("old".to_owned()) })
+            .collect();
+        let before = document("6.12", &rows);
+        let [first, ..] = rows.as_slice() else { panic!("no mutants") };
+        let new = Row { mutant: first.mutant, result: Err("new".to_owned()) };
+        let after = with_rows(&before, &[new]);
+        assert_eq!(after.matches("not run: new").count(), 1);
+        assert_eq!(after.replace("not run: new", "not run: old"), before);
+    }
 }
