@@ -355,7 +355,7 @@ fn records_that_contradict_one_another_are_judged() {
 
 #[test]
 fn imports_of_random_bytes_end_in_events_or_an_offset() {
-    for name in ["ring-v6.dat", "ring-v7.dat", "ring.txt"] {
+    for name in ["ring-v6.dat", "ring-v7.dat", "kprobes-v7.dat", "ring.txt"] {
         let whole = std::fs::read(fixture("import").join(name)).unwrap();
         let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{name}"));
         cases(name, |random| {
@@ -466,6 +466,7 @@ fn lengths_that_lie_cost_an_import_no_memory() {
     for (name, marks) in [
         ("ring-v6.dat", &["header_page", "header_event", "options  ", "flyrecord"][..]),
         ("ring-v7.dat", &["zstd"]),
+        ("kprobes-v7.dat", &["zstd"]),
     ] {
         let whole = std::fs::read(fixture("import").join(name)).unwrap();
         // Behind every mark, and the last bytes: the options of version 7.

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kvmdirty_trace::event::{
-    Batch, Event, EventKind, Evidence, GapCause, Gfn, IoctlOp, Nanos, Operation, SlotId, Spte,
-    VmId, decode,
+    Batch, Event, EventKind, Evidence, GapCause, Gfn, IoctlOp, Kind, Nanos, Operation, SlotId,
+    Spte, VmId, decode,
 };
+use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::import::{Import, ImportError, ImportOptions};
 
 fn fixture(name: &str) -> PathBuf {
@@ -125,6 +126,38 @@ fn slots_can_be_given() {
     let EventKind::SlotState { base: Gfn(0x400), npages: 0x400, .. } = events[1].kind else {
         panic!("{:?}", events[1])
     };
+}
+
+/// What trace-cmd recorded in the lab with the kprobes of docs/import.md, a fifth of a second of a guest in bitmap mode;
+/// `cargo xtask lab import 6.12` leaves such a file as target/lab/import/6.12/out/small.dat.
+#[test]
+fn a_recording_of_trace_cmd_in_the_lab_is_judged() {
+    let mut import = Import::open(&fixture("kprobes-v7.dat"), &ImportOptions::default()).unwrap();
+    assert_eq!(import.setup().kernel, "6.12.95+deb12-cloud-amd64");
+    for operation in [Operation::Mark, Operation::HarvestWord, Operation::Flush, Operation::Ioctl] {
+        assert_eq!(import.setup().plan.evidence(operation), Evidence::Direct, "{operation}");
+    }
+    let mut pipeline = Pipeline::new(import.setup().clone());
+    let mut batch = Batch::default();
+    let mut words = Vec::new();
+    while import.next_batch(&mut batch).unwrap().is_some() {
+        pipeline.push(&batch);
+        for record in &batch.records {
+            if let EventKind::HarvestWord { mask, protected, .. } = decode(record).unwrap().kind {
+                words.push((mask, protected));
+            }
+        }
+    }
+    pipeline.finish();
+    let summary = pipeline.summary();
+    assert_eq!(summary.by_kind.get(Kind::Mark), 246);
+    assert_eq!(summary.by_kind.get(Kind::FastFault), 246);
+    assert_eq!(words.len(), 8);
+    assert!(words.iter().all(|(mask, protected)| mask == protected), "{words:x?}");
+    assert_eq!(summary.harvests.iter().filter(|harvest| harvest.is_complete).count(), 4);
+    let verdicts = summary.verdicts;
+    assert_eq!((verdicts.lost, verdicts.at_risk, verdicts.unknown), (0, 0, 0));
+    assert!(300 < verdicts.safe, "{verdicts:?}");
 }
 
 /// What `trace-cmd report` prints for the kprobes of docs/import.md: a harvest that takes gfns 0x400 and 0x403.
@@ -266,7 +299,7 @@ fn a_file_that_is_cut_off_is_imported_up_to_there() {
 /// Neither a cut nor a flipped byte anywhere makes the reader panic, hang or allocate without bound.
 #[test]
 fn damaged_files_end_in_an_error_or_in_fewer_events() {
-    for name in ["ring-v6.dat", "ring-v7.dat", "ring.txt"] {
+    for name in ["ring-v6.dat", "ring-v7.dat", "kprobes-v7.dat", "ring.txt"] {
         let bytes = fs::read(fixture(name)).unwrap();
         let whole = events_of(&fixture(name), &ImportOptions::default()).unwrap().1.len();
         let step = bytes.len() / 60;

@@ -60,10 +60,16 @@ fn sides(text: &mut String, before: &SideRow, after: &SideRow) {
     row("judged exposed", &|side| side.verdicts.exposed.to_string());
     row("judged safe", &|side| side.verdicts.safe.to_string());
     row("unknown", &|side| side.verdicts.unknown.to_string());
-    row("rules off", &|side| match side.rules_off.len() {
-        0 => String::from("none"),
-        _ => side.rules_off.iter().copied().collect::<Vec<_>>().join(" "),
-    });
+    // So many fit a column.
+    const RULES: usize = 6;
+    let longest = before.rules_off.len().max(after.rules_off.len());
+    for nth in 0..longest.div_ceil(RULES).max(1) {
+        row(if nth == 0 { "rules off" } else { "" }, &|side| {
+            let some = side.rules_off.iter().skip(nth * RULES).take(RULES);
+            let some = some.copied().collect::<Vec<_>>().join(" ");
+            if nth == 0 && some.is_empty() { String::from("none") } else { some }
+        });
+    }
     if 0 < before.findings_unlisted + after.findings_unlisted {
         row("findings not listed", &|side| side.findings_unlisted.to_string());
     }

@@ -44,6 +44,8 @@ pub struct Document {
     integrity_violations: u64,
     vms: Vec<VmRow>,
     harvests: u64,
+    /// The newest, of which more than their number is kept; the next count is of these.
+    harvests_kept: u64,
     harvests_complete: u64,
     harvest_list: Vec<HarvestRow>,
     rules_off: Vec<RuleOffRow>,
@@ -150,6 +152,7 @@ impl Document {
             integrity_violations: summary.integrity_total,
             vms: summary.vms.iter().map(VmRow::new).collect(),
             harvests: summary.harvests_total,
+            harvests_kept: summary.harvests.len() as u64,
             harvests_complete: summary.harvests.iter().filter(|harvest| harvest.is_complete).count()
                 as u64,
             harvest_list: last_harvests(summary),

@@ -54,7 +54,8 @@ fn document() -> Fields {
         ("integrity_violations", number()),
         ("vms", list(object(&vm()))),
         ("harvests", number()),
-        ("harvests_complete", number()),
+        ("harvests_kept", number()),
+        ("harvests_complete", of_the_kept()),
         ("harvest_list", last_of(object(&harvest()), "harvests")),
         ("rules_off", list(object(&rule_off()))),
         (
@@ -244,6 +245,11 @@ fn first_of(items: Value, total: &str) -> Value {
 
 fn last_of(items: Value, total: &str) -> Value {
     cut(items, "last", total)
+}
+
+fn of_the_kept() -> Value {
+    let what = "Seen from begin to end, of the newest `harvests_kept`.";
+    json!({ "type": "integer", "minimum": 0, "description": what })
 }
 
 fn number() -> Value {
