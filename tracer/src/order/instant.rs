@@ -5,7 +5,7 @@
 //! | `set_bit`, ring push | entry of the marking function | its exit |
 //! | xchg of a bitmap word | the visit of the word before in this ioctl, else the ioctl's begin | the visit of its SPTEs |
 //! | the same, words read back | the ioctl's begin | the reading at its return |
-//! | cmpxchg of a fast fault | entry of `fast_page_fault` | its exit; entry of its mark if `*sptep` had W there |
+//! | cmpxchg of a fast fault | entry of `fast_page_fault` | its exit; entry of its mark if `*sptep` had W there, by nobody else |
 //! | SPTE store | the last proven point before it | its record |
 //! | rmap insertion, flush | entry of the function | its exit |
 //! | copy of a host write | entry of the writing function | its exit; entry of its mark if the bytes were there |
@@ -125,7 +125,8 @@ pub fn xchg_read_back(begin: Option<Nanos>, read: Nanos) -> Instant {
     Instant { what: Hidden::Xchg, within, lo: bound, hi: Bound::ReadBack }
 }
 
-/// The cmpxchg of a fast fault with a nested mark; `had_w` is what `*sptep` showed at the mark's entry.
+/// The cmpxchg of a fast fault with a nested mark; `had_w` is what `*sptep` showed at the mark's entry, `None` where
+/// another fault may have set it: somebody may have cleared that again before this one's cmpxchg.
 ///
 /// Without W there the cmpxchg may have come before all the same: somebody may have protected the page again.
 #[must_use]
@@ -166,7 +167,12 @@ pub fn of(event: &Event, before: &[Event], masks: &SpteMasks) -> Option<Instant>
         EventKind::FastFault { page, fixed: true, .. } => {
             let mark = own().find_map(|other| mark_inside(other, page.gfn, span));
             let (at, spte) = mark.unwrap_or((span, None));
-            Some(cmpxchg(span, at, spte.map(|spte| masks.is_open(spte))))
+            let is_another = before.iter().any(|other| {
+                let is_inside = span.lo <= other.span.hi && other.span.lo <= at.lo;
+                other.tid != event.tid && is_inside && opens(other, page.gfn, masks)
+            });
+            let had_w = spte.map(|spte| masks.is_open(spte)).filter(|_| !is_another);
+            Some(cmpxchg(span, at, had_w))
         }
         EventKind::SpteChange { page, .. } | EventKind::SpteSet { page, .. } => {
             let mark =
@@ -181,6 +187,17 @@ pub fn of(event: &Event, before: &[Event], masks: &SpteMasks) -> Option<Instant>
             Some(Instant { what: Hidden::Copy, within, lo: Bound::Entry, hi: hi.1 })
         }
         _ => None,
+    }
+}
+
+/// Whether the event makes that page writable.
+fn opens(event: &Event, gfn: Gfn, masks: &SpteMasks) -> bool {
+    match event.kind {
+        EventKind::FastFault { page, fixed, .. } => fixed && page.gfn == gfn,
+        EventKind::SpteChange { page, new, .. } | EventKind::SpteSet { page, new, .. } => {
+            page.gfn == gfn && masks.is_open(new)
+        }
+        _ => false,
     }
 }
 

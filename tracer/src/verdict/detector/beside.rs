@@ -118,6 +118,7 @@ impl Detector {
             self.doubt_hold(vm, opening, word, bit);
             return;
         }
+        let opening = &self.proven(vm, opening);
         if word.mask & bit != 0 && word.protected & bit == 0 {
             self.judge_left(at, vm, opening, word);
         }
@@ -136,6 +137,7 @@ impl Detector {
         if word.mask & bit == 0 || !self.ctx.rules.is_on(RuleId::K02) {
             return;
         }
+        let opening = &self.proven(vm, opening);
         let verdict = match self.pair_verdict(vm, opening, word, bit) {
             Ok(Verdict::Safe) => return,
             _ if self.is_pair_deferred(vm, opening, word) => return,

@@ -6,7 +6,7 @@
 //! ```
 
 use crate::event::{EventKind, Nanos, Span};
-use crate::order::instant;
+use crate::order::{Ordinal, instant};
 use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{LookAlike, UnknownCause, Verdict, Window, WindowKind};
 
@@ -80,20 +80,20 @@ impl Detector {
             hold: Span::default(),
             is_doubtful: false,
         };
+        let page = self.vms[vm].slots[slot].pages.get(mark.gfn);
+        let changed = page.changed.ordinal(self.ctx.spool.newest());
+        let begun = Nanos(at.event.span.lo.0.saturating_sub(self.ctx.epsilon_ns));
+        let is_touched = begun <= self.ctx.spool.end(changed);
         opening.is_doubtful = self.is_unsettled(vm, slot, at.event.span.lo)
-            || self.is_closed_inside(vm, &opening, at.event.span);
-        opening
+            || is_touched
+                && page.protection != Protection::Open
+                && self.is_closed_inside(&opening, changed);
+        if is_touched { self.proven(vm, &opening) } else { opening }
     }
 
     /// Another thread closed the SPTE while the fault ran, and no value tells which of the two came last.
-    fn is_closed_inside(&self, vm: usize, opening: &Opening, fault: Span) -> bool {
+    fn is_closed_inside(&self, opening: &Opening, changed: Ordinal) -> bool {
         let epsilon = self.ctx.epsilon_ns;
-        let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
-        let changed = page.changed.ordinal(self.ctx.spool.newest());
-        let ended_at_or_after = Nanos(fault.lo.0.saturating_sub(epsilon));
-        if page.protection == Protection::Open || self.ctx.spool.end(changed) < ended_at_or_after {
-            return false;
-        }
         let Some(closing) = self.ctx.spool.event(changed) else { return false };
         if matches!(closing.kind, EventKind::HarvestWord { mask: 1.., .. }) {
             return false;

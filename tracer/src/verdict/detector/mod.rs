@@ -4,16 +4,18 @@
 //! event --> thread (what its bracket did so far) --> page state --> judgement --> ledger
 //! ```
 //!
-//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside` and `pair` (faults and harvest
-//! words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`, `host_write`, `memory`
-//! and `enable` (slots and logging), `ring` and `popped`, `flush`, `spte_set` (tracepoint plan), `residue` (the end),
-//! `sweep` (old stamps). State is per page, thread, slot and VM; nothing grows with the trace.
+//! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside`, `evidence` and `pair` (faults
+//! and harvest words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`,
+//! `host_write`, `memory`, `gone` and `enable` (VMs, slots and logging), `ring` and `popped`, `flush`, `spte_set`
+//! (tracepoint plan), `residue` (the end), `sweep` (old stamps). State is per page, thread, slot and VM;
+//! nothing grows with the trace.
 
 mod alone;
 mod beside;
 mod case;
 mod due;
 mod enable;
+mod evidence;
 mod fast;
 mod fault;
 mod flush;
