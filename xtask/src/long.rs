@@ -110,8 +110,8 @@ fn check(recording: &Path) -> Result<Checked> {
 fn section(run: &Run) -> String {
     let Run { release, seconds, live, checked, bytes } = run;
     let mut text = format!(
-        "{}\nWritten by `cargo xtask lab long`: {release}, TDP MMU, `{GUEST}`, {seconds} s. The lab's tool judged while the \
-         guest\nran; `check --final` judged the recording ({bytes} bytes) on the machine the lab ran on.\n\n\
+        "{}\nWritten by `cargo xtask lab long`: {release}, TDP MMU, `{GUEST}`, {seconds} s.\nThe \
+         lab's tool judged while the guest ran; `check --final` judged the recording ({bytes} bytes) on the machine\nthe lab ran on.\n\n\
          | judged | events | dropped | integrity | harvests | lost | at risk | exposed | safe | unknown | content |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
         document::heading(Section::Long)

@@ -27,8 +27,9 @@ const HEAD: &str = "# Kernels
 Written by `cargo xtask lab matrix [KERNEL...]`: stock Debian kernels in the lab's emulated machine (2 or 4 CPUs,
 emulated: times and counts swing with the load of the build machine), the demo's guest, every log mode the
 kernel has. *tdp* is nested paging with the TDP MMU, *shadow* nested paging with the older MMU (`tdp_mmu=0`), *npt0*
-shadow paging (`npt=0`). A run is clean if it saw harvests, dropped no record, named no page except for a known hazard
-of the stock kernel, found no integrity violation, every operation that was attached fired, and page contents agree.
+shadow paging (`npt=0`). Plain guests run 1 to 3 seconds, those of the paths three times as long (`--seconds`). A run is
+clean if it saw harvests, dropped no record, named no page except for a known hazard of the stock kernel, found no
+integrity violation, every operation that was attached fired, and page contents agree.
 ";
 
 /// The section of one kernel.
@@ -55,7 +56,8 @@ pub fn section(kernel: &'static Kernel, rows: &[Row], missing: &[Cell]) -> Resul
     text += "\nEvents by kind, over all runs:\n\n";
     text += &table::fired(rows);
     text += "\nNanoseconds inside the harvest ioctls per page they reported, plain guests (emulated: a kprobe costs\n\
-             microseconds, and the harvester waits for its CPU in between):\n\n";
+             microseconds, and the harvester waits for its CPU in between; one run each, and a busy build machine\n\
+             moves these numbers by more than tracing does, also below zero):\n\n";
     text += &table::times(rows);
     let (cells, lines) = paths::lines(rows)?;
     if !cells.is_empty() {
