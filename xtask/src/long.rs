@@ -111,7 +111,8 @@ fn section(run: &Run) -> String {
     let Run { release, seconds, live, checked, bytes } = run;
     let mut text = format!(
         "{}\nWritten by `cargo xtask lab long`: {release}, TDP MMU, `{GUEST}`, {seconds} s.\nThe \
-         lab's tool judged while the guest ran; `check --final` judged the recording ({bytes} bytes) on the machine\nthe lab ran on.\n\n\
+         lab's tool judged while the guest ran; `check --final` judged the recording ({bytes} bytes) on the \
+         machine\nthe lab ran on.\n\n\
          | judged | events | dropped | integrity | harvests | lost | at risk | exposed | safe | unknown | content |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
         document::heading(Section::Long)
