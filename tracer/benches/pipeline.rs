@@ -3,7 +3,8 @@
 //! `cargo bench --bench pipeline [-- [--long] FILE...]`: the synthetic load of `load` over more and more pages and
 //! events (`--long`: to 10^8 of them), then every recording named. Everything is in memory and on one thread, and time
 //! is that thread's CPU time, so that other work on the machine changes little; the copy rate of the same run tells
-//! what the machine can do. Of the load, the first batches warm up and are not counted.
+//! what the machine can do. Of the load, the first batches warm up and are not counted. Of many pages it also says how
+//! much memory the engine's state of a page takes.
 
 mod load;
 
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use kvmdirty_trace::event::{Batch, Setup};
+use kvmdirty_trace::event::{Batch, RawEvent, Setup, decode};
+use kvmdirty_trace::order::{Item, Merge, Spool};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::Reader;
 
@@ -21,6 +23,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let copied = copy_rate();
     println!("copy: {copied:.2} GB/s, {:.0} M records/s", copied * 1e9 / 64e6);
+    measure_stages();
     for pages in [1_000, 10_000, 100_000, 1_000_000, 10_000_000] {
         measure_load(pages, 3_000_000);
     }
@@ -38,6 +41,7 @@ const WARM_UP: usize = 200;
 
 fn measure_load(pages: u64, events: u64) {
     let mut load = load::Load::new(7, 4, pages);
+    let before = resident();
     let mut pipeline = Pipeline::new(Setup::complete("bench"));
     for _ in 0..WARM_UP {
         pipeline.push(&load.batch());
@@ -51,10 +55,41 @@ fn measure_load(pages: u64, events: u64) {
         time += cpu_time() - begin;
     }
     print_rate(&format!("{pages} pages"), taken, time);
+    if 1_000_000 <= pages {
+        // Chunks of pages are allocated whole, and the load's random writes reach every chunk.
+        let spool = (Spool::RECORDS * size_of::<RawEvent>()) as f64;
+        let bytes = (resident() - before - spool) / pages as f64;
+        println!("{pages} pages: {bytes:.1} bytes resident per page, the spool of records apart");
+    }
     let summary = pipeline.summary();
     // The load is what a healthy kernel gives: findings would take time that no healthy trace takes.
     assert_eq!(summary.findings_total, 0, "{:?}", summary.findings.first());
     assert!(0 < summary.verdicts.safe);
+}
+
+/// The first stages alone: merging, and merging with decoding.
+fn measure_stages() {
+    let mut load = load::Load::new(7, 4, 10_000);
+    let (mut merge, mut decoded) = (Merge::default(), Merge::default());
+    let (mut events, mut times) = (0, [Duration::ZERO; 2]);
+    while events < 3_000_000 {
+        let batch = load.batch();
+        events += batch.records.len() as u64;
+        let begin = cpu_time();
+        merge.push(&batch, |item| {
+            black_box(item);
+        });
+        let between = cpu_time();
+        decoded.push(&batch, |item| {
+            if let Item::Record(record) = item {
+                black_box(&decode(record));
+            }
+        });
+        times[0] += between - begin;
+        times[1] += cpu_time() - between;
+    }
+    let ns = times.map(|time| time.as_nanos() as f64 / events as f64);
+    println!("stages: merge {:.1} ns/event, merge + decode {:.1} ns/event", ns[0], ns[1]);
 }
 
 fn measure_recording(path: &str) {
@@ -80,6 +115,14 @@ fn measure_recording(path: &str) {
 fn print_rate(name: &str, events: u64, time: Duration) {
     let rate = events as f64 / time.as_secs_f64() / 1e6;
     println!("{name}: {events} events, merge + decode + order + verdict {rate:6.2} M events/s");
+}
+
+/// Bytes of this process that are in memory (proc(5), `statm`).
+fn resident() -> f64 {
+    const PAGE_BYTES: f64 = 4096.0;
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
+    pages.expect("a number") * PAGE_BYTES
 }
 
 /// Bytes copied per second, in GB.

@@ -4,7 +4,10 @@
 //! push(batch) -> merge (order) -> decode (event) -> detector (verdict) -> summary
 //! ```
 
-use crate::event::{Batch, EventKind, Gap, GapCause, Nanos, RawEvent, Setup, decode};
+use crate::event::{
+    Anomaly, Batch, Event, EventKind, Gap, GapCause, Nanos, RawEvent, Setup,
+    decode::{Taker, decode_for},
+};
 use crate::order::{Item, Merge, Note};
 use crate::summary::{SlotSummary, Summary, VmSummary};
 use crate::verdict::detector::Detector;
@@ -109,6 +112,7 @@ fn take(detector: &mut Detector, summary: &mut Summary, item: Item<'_>) {
     match item {
         Item::Record(record) => take_record(detector, summary, record),
         Item::Note(note) => take_note(detector, summary, note),
+        Item::Ahead(records) => detector.touch(records),
     }
 }
 
@@ -134,19 +138,35 @@ fn take_record(detector: &mut Detector, summary: &mut Summary, record: &RawEvent
     let at = Nanos(record.ts_ns);
     summary.begin.get_or_insert(at);
     summary.now = at;
-    // By reference: moving the event out would copy it.
-    match &decode(record) {
-        Ok(event) => {
-            summary.observe(event);
-            if matches!(event.kind, EventKind::VmGone | EventKind::VmSeen { created: true, .. }) {
-                // The detector forgets the VM; what it came to is shown on, however the records were cut into batches.
-                publish_vms(detector, summary);
+    decode_for(record, Step { detector, summary, record });
+}
+
+struct Step<'a> {
+    detector: &'a mut Detector,
+    summary: &'a mut Summary,
+    record: &'a RawEvent,
+}
+
+impl Taker for Step<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn take(self, decoded: Result<&Event, &Anomaly>) {
+        let Self { detector, summary, record } = self;
+        match decoded {
+            Ok(event) => {
+                summary.observe(event);
+                if matches!(event.kind, EventKind::VmGone | EventKind::VmSeen { created: true, .. })
+                {
+                    // The detector forgets the VM; what it came to is shown on, however the records were cut.
+                    publish_vms(detector, summary);
+                }
+                detector.push(record, event);
             }
-            detector.push(record, event);
-        }
-        Err(anomaly) => {
-            summary.add_anomaly(*anomaly);
-            take_damage(detector, summary, anomaly.lane, at, at);
+            Err(anomaly) => {
+                summary.add_anomaly(*anomaly);
+                take_damage(detector, summary, anomaly.lane, anomaly.at, anomaly.at);
+            }
         }
     }
 }

@@ -14,14 +14,47 @@ use kvmdirty_common::{Class, IoctlOp, Kind, RawEvent};
 /// A record that names no known class, kind or ioctl, or no possible page, is an [`Anomaly`]; it is a value for the
 /// caller to count.
 pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
+    decode_for(raw, Copied)
+}
+
+/// Who takes a decoded record.
+pub trait Taker {
+    /// What comes of it.
+    type Out;
+
+    /// Takes what the record says. Inlined into each kind's arm of [`decode_for`], where the kind is known.
+    fn take(self, decoded: Result<&Event, &Anomaly>) -> Self::Out;
+}
+
+/// Takes a copy.
+struct Copied;
+
+impl Taker for Copied {
+    type Out = Result<Event, Anomaly>;
+
+    #[inline(always)]
+    fn take(self, decoded: Result<&Event, &Anomaly>) -> Self::Out {
+        match decoded {
+            Ok(event) => Ok(*event),
+            Err(anomaly) => Err(*anomaly),
+        }
+    }
+}
+
+/// Decodes one record and hands it on.
+///
+/// Each of the frequent kinds makes its event and hands it on by itself: one that is made in all arms and handed on
+/// after the match is put together from the fields of all kinds, and everybody asks for its kind again.
+#[inline]
+pub fn decode_for<T: Taker>(raw: &RawEvent, taker: T) -> T::Out {
     let (at, cpu, class_bits) = (Nanos(raw.ts_ns), CpuId(raw.cpu), raw.flags >> CLASS_SHIFT);
     let Some(class) = Class::from_u8(class_bits) else {
         let lane = Lane { class: Class::Page, cpu };
-        return Err(Anomaly { at, lane, kind: AnomalyKind::UnknownClass(class_bits) });
+        return taker.take(Err(&Anomaly { at, lane, kind: AnomalyKind::UnknownClass(class_bits) }));
     };
     let lane = Lane { class, cpu };
     let Some(kind) = Kind::from_u8(raw.kind) else {
-        return Err(Anomaly { at, lane, kind: AnomalyKind::UnknownKind(raw.kind) });
+        return taker.take(Err(&Anomaly { at, lane, kind: AnomalyKind::UnknownKind(raw.kind) }));
     };
     // A saturated span bounds the begin only from above; 0 is the one lower bound that is certainly true.
     let lo = if raw.span_ns == kvmdirty_common::raw::SPAN_SATURATED {
@@ -37,22 +70,20 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
         seq: raw.seq,
         kind: EventKind::VmGone,
     };
-    // Each kind makes its event in place: one that is made first and wrapped after the match is copied, field by field,
-    // through the fields of all kinds.
     let no_page = GFN_END <= raw.args[0];
     match kind {
         Kind::Mark | Kind::HarvestWord | Kind::UserWord | Kind::RingPush if no_page => {
-            Err(Anomaly { at, lane, kind: AnomalyKind::NoSuchPage })
+            taker.take(Err(&Anomaly { at, lane, kind: AnomalyKind::NoSuchPage }))
         }
-        Kind::Mark => Ok(Event { kind: mark(raw), ..head }),
-        Kind::FastFault => Ok(Event { kind: fast_fault(raw), ..head }),
-        Kind::Fault => Ok(Event { kind: fault(raw), ..head }),
-        Kind::SpteChange => Ok(Event { kind: spte_change(raw), ..head }),
-        Kind::SpteSet => Ok(Event { kind: spte_set(raw), ..head }),
-        Kind::HarvestWord => Ok(Event { kind: harvest_word(raw), ..head }),
-        Kind::UserWord => Ok(Event { kind: user_word(raw), ..head }),
-        Kind::HostWrite => Ok(Event { kind: host_write(raw), ..head }),
-        Kind::RingPush => Ok(Event { kind: ring_push(raw), ..head }),
+        Kind::Mark => taker.take(Ok(&Event { kind: mark(raw), ..head })),
+        Kind::FastFault => taker.take(Ok(&Event { kind: fast_fault(raw), ..head })),
+        Kind::Fault => taker.take(Ok(&Event { kind: fault(raw), ..head })),
+        Kind::SpteChange => taker.take(Ok(&Event { kind: spte_change(raw), ..head })),
+        Kind::SpteSet => taker.take(Ok(&Event { kind: spte_set(raw), ..head })),
+        Kind::HarvestWord => taker.take(Ok(&Event { kind: harvest_word(raw), ..head })),
+        Kind::UserWord => taker.take(Ok(&Event { kind: user_word(raw), ..head })),
+        Kind::HostWrite => taker.take(Ok(&Event { kind: host_write(raw), ..head })),
+        Kind::RingPush => taker.take(Ok(&Event { kind: ring_push(raw), ..head })),
         Kind::RmapAdd
         | Kind::RunBegin
         | Kind::RunEnd
@@ -68,14 +99,25 @@ pub fn decode(raw: &RawEvent) -> Result<Event, Anomaly> {
         | Kind::SlotProtect
         | Kind::Invalidate
         | Kind::LockWait => match rarer(kind, raw) {
-            Ok(kind) => Ok(Event { kind, ..head }),
-            Err(kind) => Err(Anomaly { at, lane, kind }),
+            Ok(kind) => taker.take(Ok(&Event { kind, ..head })),
+            Err(kind) => taker.take(Err(&Anomaly { at, lane, kind })),
         },
     }
 }
 
 /// Above this a page's address does not fit into 64 bits; below, a word or a slot of pages behind it needs no care.
 const GFN_END: u64 = 1 << 52;
+
+/// The page a record is about, or the first of several, for those who want it before they take the record.
+#[must_use]
+pub fn page_ahead(raw: &RawEvent) -> Option<Gfn> {
+    match Kind::from_u8(raw.kind)? {
+        Kind::Mark | Kind::HarvestWord | Kind::UserWord => Some(Gfn(raw.args[0])),
+        Kind::SpteChange | Kind::SpteSet => Some(Gfn(raw.args[0] & gfnref::GFN)),
+        // Those of a page that a mark or a store of the same fault names just before, and those of no page.
+        _ => None,
+    }
+}
 
 /// The kinds that are few in any trace.
 #[inline(never)]

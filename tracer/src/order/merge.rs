@@ -16,6 +16,8 @@ pub enum Item<'a> {
     Record(&'a RawEvent),
     /// What is to be said before it.
     Note(Note),
+    /// The records that come next, each of which is handed out by itself then.
+    Ahead(&'a [&'a RawEvent]),
 }
 
 /// What the merge found out about records.
@@ -55,6 +57,9 @@ struct LaneState {
     told: u64,
 }
 
+/// Records announced at a time: so many of their cache misses overlap.
+const AHEAD: usize = 32;
+
 impl Merge {
     /// Takes a batch and hands out everything up to its watermark.
     pub fn push(&mut self, batch: &Batch, mut out: impl FnMut(Item<'_>)) {
@@ -75,12 +80,22 @@ impl Merge {
             runs.push(self.hold_back(&run[late..]));
         });
 
-        for record in runs.sorted() {
-            if gaps.next < record.ts_ns {
-                gaps.hand_out_before(record.ts_ns, &mut out);
+        let mut sorted = runs.sorted();
+        let mut ahead = Vec::with_capacity(AHEAD);
+        loop {
+            ahead.clear();
+            ahead.extend(sorted.by_ref().take(AHEAD));
+            if ahead.is_empty() {
+                break;
             }
-            self.check_number(record, &mut out);
-            out(Item::Record(record));
+            out(Item::Ahead(&ahead));
+            for record in &ahead {
+                if gaps.next < record.ts_ns {
+                    gaps.hand_out_before(record.ts_ns, &mut out);
+                }
+                self.check_number(record, &mut out);
+                out(Item::Record(record));
+            }
         }
         gaps.gaps.for_each(|gap| out(Item::Note(Note::Gap(gap))));
         released.clear();
@@ -374,6 +389,7 @@ mod tests {
         let mut lines = Vec::new();
         let mut note = |item: Item<'_>| {
             lines.push(match item {
+                Item::Ahead(_) => return,
                 Item::Record(record) => format!("{}", record.ts_ns),
                 Item::Note(Note::Gap(gap)) => {
                     format!("gap {}..{} {}", gap.from.0, gap.to.0, gap.dropped)

@@ -68,26 +68,34 @@ pub struct Spool {
     records: Vec<RawEvent>,
     mask: u64,
     newest: Ordinal,
+    /// A record of some while ago and its end; and the one that comes in its place next.
+    past: [(Ordinal, Nanos); 2],
 }
 
 impl Spool {
     /// Records kept: 2^18 records are 16 MiB.
     pub const RECORDS: usize = 1 << 18;
 
+    /// Records after which another one stands for the past.
+    const PAST: u64 = 1 << 12;
+
     /// An empty spool of `records` records, rounded up to a power of two.
     #[must_use]
     pub fn new(records: usize) -> Self {
         let records = records.max(2).next_power_of_two();
         let newest = u64::from(RESERVED) - 1;
-        Self { records: Vec::new(), mask: records as u64 - 1, newest }
+        Self { records: Vec::new(), mask: records as u64 - 1, newest, past: Default::default() }
     }
 
     /// Appends a record and returns its ordinal.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, record: &RawEvent) -> Ordinal {
         self.newest += 1;
         while (self.newest as u32) < RESERVED {
             self.newest += 1;
+        }
+        if self.newest.is_multiple_of(Self::PAST) {
+            self.past = [self.past[1], (self.newest, Nanos(record.ts_ns))];
         }
         let slot = (self.newest & self.mask) as usize;
         if let Some(place) = self.records.get_mut(slot) {
@@ -130,10 +138,14 @@ impl Spool {
         ordinals.filter_map(|ordinal| Some((ordinal, self.record(ordinal)?)))
     }
 
-    /// When the operation of that ordinal had ended; the least time once it has left the spool.
+    /// The operation of that ordinal had ended before `time`, or has left the spool (and `time` is not 0).
+    ///
+    /// Records come by their ends: what is older than one that ended before need not be looked up.
     #[must_use]
-    pub fn end(&self, ordinal: Ordinal) -> Nanos {
-        self.record(ordinal).map_or(Nanos(0), |record| Nanos(record.ts_ns))
+    pub fn has_ended_before(&self, ordinal: Ordinal, time: Nanos) -> bool {
+        let (past, end) = self.past[0];
+        let looked_up = || self.record(ordinal).map_or(0, |record| record.ts_ns);
+        ordinal <= past && end < time || looked_up() < time.0
     }
 
     /// The event of that ordinal, while it is kept.

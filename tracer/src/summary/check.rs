@@ -132,7 +132,7 @@ impl SelfCheck {
     }
 
     /// Counts an event.
-    #[inline]
+    #[inline(always)]
     pub fn observe(&mut self, event: &Event) {
         if let EventKind::VmSeen { ring_bytes, .. } = event.kind {
             if ring_bytes == 0 {
@@ -170,7 +170,7 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, event: &Event) {
         let Event { span, .. } = *event;
         match event.kind {

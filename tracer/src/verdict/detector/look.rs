@@ -1,6 +1,7 @@
 //! What a screen may ask about single pages.
 
 use super::Detector;
+use crate::event::decode::page_ahead;
 use crate::event::{Gfn, RawEvent};
 use crate::order::Ordinal;
 use crate::verdict::{PageRange, PageState};
@@ -9,6 +10,16 @@ use crate::verdict::{PageRange, PageState};
 const PAGES_MAX: u64 = 1 << 16;
 
 impl Detector {
+    /// The records come next: loads the state of their pages all at once. When each is loaded only as its record is
+    /// judged, each is waited for.
+    pub fn touch(&self, records: &[&RawEvent]) {
+        let vm = self.vms.get(self.last_vm);
+        let Some(slot) = vm.and_then(|vm| vm.slots.get(vm.last_slot)) else { return };
+        let pages = records.iter().filter_map(|record| page_ahead(record));
+        let touched = pages.fold(0, |touched, gfn| touched ^ slot.pages.get(gfn).flags);
+        std::hint::black_box(touched);
+    }
+
     /// See [`crate::order::Spool::after`].
     pub fn recent(&self, after: Ordinal) -> impl Iterator<Item = (Ordinal, &RawEvent)> {
         self.ctx.spool.after(after)

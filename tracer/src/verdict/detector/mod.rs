@@ -232,7 +232,7 @@ impl Detector {
     }
 
     /// Takes the next event, in merge order.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, record: &RawEvent, event: &Event) {
         let ordinal = self.ctx.spool.push(record);
         self.sweep_if_due(ordinal);
@@ -246,6 +246,7 @@ impl Detector {
         }
     }
 
+    #[inline(always)]
     fn dispatch(&mut self, at: At<'_>) {
         match at.event.kind {
             EventKind::VmSeen { .. } => self.on_vm_seen(at),

@@ -25,7 +25,7 @@ pub(crate) struct Vm {
     pub is_gone: bool,
     pub slots: Vec<Slot>,
     /// Index of the slot found last.
-    last_slot: usize,
+    pub last_slot: usize,
     /// The record that described the VM, for witnesses.
     pub origin: Option<RawEvent>,
     /// End of the last harvest word of the VM.
