@@ -10,6 +10,7 @@ mod load;
 
 use std::hint::black_box;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -21,6 +22,11 @@ use kvmdirty_trace::trace::Reader;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, pages] = arguments.as_slice()
+        && flag == MEMORY
+    {
+        return measure_memory(pages.parse().expect("a number of pages"));
+    }
     let copied = copy_rate();
     println!("copy: {copied:.2} GB/s, {:.0} M records/s", copied * 1e9 / 64e6);
     measure_stages();
@@ -30,6 +36,12 @@ fn main() {
     let most = if arguments.iter().any(|argument| argument == "--long") { 8 } else { 7 };
     for exponent in 5..=most {
         measure_load(10_000, 10_u64.pow(exponent));
+    }
+    for pages in ["1000000", "10000000"] {
+        // In a process of its own, whose heap holds nothing that was freed before.
+        let bench = std::env::current_exe().expect("Linux has /proc");
+        let status = Command::new(bench).args([MEMORY, pages]).status().expect("this bench starts");
+        assert!(status.success());
     }
     for path in arguments.iter().filter(|argument| !argument.starts_with('-')) {
         measure_recording(path);
@@ -41,7 +53,6 @@ const WARM_UP: usize = 200;
 
 fn measure_load(pages: u64, events: u64) {
     let mut load = load::Load::new(7, 4, pages);
-    let before = resident();
     let mut pipeline = Pipeline::new(Setup::complete("bench"));
     for _ in 0..WARM_UP {
         pipeline.push(&load.batch());
@@ -55,16 +66,32 @@ fn measure_load(pages: u64, events: u64) {
         time += cpu_time() - begin;
     }
     print_rate(&format!("{pages} pages"), taken, time);
-    if 1_000_000 <= pages {
-        // Chunks of pages are allocated whole, and the load's random writes reach every chunk.
-        let spool = (Spool::RECORDS * size_of::<RawEvent>()) as f64;
-        let bytes = (resident() - before - spool) / pages as f64;
-        println!("{pages} pages: {bytes:.1} bytes resident per page, the spool of records apart");
-    }
     let summary = pipeline.summary();
     // The load is what a healthy kernel gives: findings would take time that no healthy trace takes.
     assert_eq!(summary.findings_total, 0, "{:?}", summary.findings.first());
     assert!(0 < summary.verdicts.safe);
+}
+
+/// How this bench asks itself for the memory of that many pages.
+const MEMORY: &str = "--memory";
+
+/// What the engine's state of so many pages takes. Pages get their state in chunks, and the load's random writes reach
+/// every chunk.
+fn measure_memory(pages: u64) {
+    let mut load = load::Load::new(7, 4, pages);
+    drop(load.batch());
+    let before = resident();
+    let mut pipeline = Pipeline::new(Setup::complete("bench"));
+    let mut taken = 0;
+    while taken < 3_000_000 {
+        let batch = load.batch();
+        taken += batch.records.len();
+        pipeline.push(&batch);
+    }
+    let spool = (Spool::RECORDS * size_of::<RawEvent>()) as f64;
+    let bytes = (resident() - before - spool) / pages as f64;
+    println!("{pages} pages: {bytes:.2} bytes resident per page, the spool of records apart");
+    black_box(pipeline.summary().verdicts);
 }
 
 /// The first stages alone: merging, and merging with decoding.
