@@ -21,27 +21,22 @@ pub struct Setup {
     pub limits: Limits,
 }
 
-/// Bounds on what the analysis keeps; reaching one is a located [`super::Gap`], never growth.
+/// Bounds on what the analysis keeps. Reaching one is never growth: what is not followed is counted as unknown, for the
+/// limit (`crate::verdict::UnknownCause::Limit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Tracked pages over all VMs.
     pub pages_max: u64,
     /// Findings kept with their witness; further ones are only counted.
     pub findings_max: u32,
-    /// Threads with an open bracket.
+    /// Threads followed at once.
     pub threads_max: u32,
-    /// Windows open at the same time.
-    pub windows_max: u32,
 }
 
 impl Limits {
     /// The bounds used unless configured otherwise: 2^28 pages are 1 TiB of guest memory.
-    pub const STANDARD: Self = Self {
-        pages_max: 1 << 28,
-        findings_max: 10_000,
-        threads_max: 65_536,
-        windows_max: 1 << 20,
-    };
+    pub const STANDARD: Self =
+        Self { pages_max: 1 << 28, findings_max: 10_000, threads_max: 65_536 };
 }
 
 impl Setup {

@@ -48,8 +48,6 @@ look_alikes! {
     AccessTracked => "access-tracked",
     /// The host writes steal time when a vCPU is scheduled out, also after the last harvest.
     StealTime => "steal-time-at-sched-out",
-    /// A page is mapped writable by several SPTEs.
-    SeveralSptes => "several-sptes",
     /// The page was re-opened, and marked again, between its write-protect and the harvest's return.
     ReopenedInHarvest => "reopened-before-return",
 }

@@ -15,7 +15,7 @@ pub struct Finding {
     pub vm: VmId,
     /// The slot.
     pub slot: SlotId,
-    /// The page; `None` where the rule speaks of a whole slot or harvest (K05 at enable, K11).
+    /// The page; `None` where the rule speaks of a whole slot (K09 and K11, unless the last harvest is declared final).
     pub gfn: Option<Gfn>,
     /// When it first happened.
     pub first: Nanos,

@@ -126,8 +126,8 @@ pub(crate) struct PageTable {
     spare: Vec<Box<[Page; CHUNK as usize]>>,
 }
 
-/// The table does not reach that far: a gfn that no slot can hold.
-const CHUNKS_MAX: u64 = 1 << 27;
+/// It reaches no further: a slot has less than 2^31 pages (`KVM_MEM_MAX_NR_PAGES`, include/linux/kvm_host.h).
+const CHUNKS_MAX: u64 = 1 << 22;
 
 impl PageTable {
     /// An empty table for pages from `base`.

@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
                 place: "setup",
                 known: "vm=, kernel=, plan=, epsilon=, missing=, nearest=, direct=, final, pml, \
                         writable=, mmu-writable=, host-writable=, dirty=, accessed=, present=, pages-max=, \
-                        findings-max=, threads-max= or windows-max=",
+                        findings-max= or threads-max=",
             };
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let amount = || number(value).ok_or_else(bad);
@@ -155,7 +155,6 @@ impl<'a> Reader<'a> {
                 "pages-max" => setup.limits.pages_max = amount()?,
                 "findings-max" => setup.limits.findings_max = small(value).ok_or_else(bad)?,
                 "threads-max" => setup.limits.threads_max = small(value).ok_or_else(bad)?,
-                "windows-max" => setup.limits.windows_max = small(value).ok_or_else(bad)?,
                 _ => return Err(bad()),
             }
         }

@@ -87,8 +87,8 @@ fn write_setup(text: &mut String, setup: &Setup) {
     if *limits != standard.limits {
         let _ = writeln!(
             text,
-            "setup pages-max={} findings-max={} threads-max={} windows-max={}",
-            limits.pages_max, limits.findings_max, limits.threads_max, limits.windows_max
+            "setup pages-max={} findings-max={} threads-max={}",
+            limits.pages_max, limits.findings_max, limits.threads_max
         );
     }
 }

@@ -12,6 +12,7 @@ use crate::event::{Gfn, Nanos, Span};
 use crate::order::Ordinal;
 use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window};
 
+use super::bounds::DUE_MAX;
 use super::slot::Opening;
 use super::thread::Suspect;
 use super::unmarked::Unmarked;
@@ -62,6 +63,10 @@ impl Due {
 impl Detector {
     /// Judges `what` once nothing can come that belongs before `hi`.
     pub(super) fn wait(&mut self, hi: Nanos, what: Due) {
+        if DUE_MAX <= self.due.len() {
+            self.limit_reached = Some(self.ctx.now);
+            return;
+        }
         self.due.push_back((Nanos(hi.0.saturating_add(self.ctx.epsilon_ns)), what));
     }
 

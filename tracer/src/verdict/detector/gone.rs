@@ -37,6 +37,7 @@ impl Detector {
         self.ledger.unknown(UnknownCause::WithinEpsilon, judgements as u64);
         self.due.retain(|(_, what)| what.vm() != vm);
         self.retire_vm(vm);
+        self.slots_left += self.vms[vm].slots.len() as u32;
         self.vms[vm] = Vm::new(id);
     }
 

@@ -103,7 +103,7 @@ impl Detector {
     pub(super) fn on_harvest_word(&mut self, at: At<'_>) {
         let EventKind::HarvestWord { first, mask, protected, slot } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
-        let slot_index = self.slot_by_ref(vm, at, slot, first);
+        let Some(slot_index) = self.slot_by_ref(vm, at, slot, first) else { return };
         if mask == 0 {
             if protected == 0 {
                 self.benign(LookAlike::EmptyBatch);

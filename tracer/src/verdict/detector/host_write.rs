@@ -53,7 +53,7 @@ impl Detector {
     /// The slot a write went to: as its record or its mark names it, else by gfn.
     fn written_slot(&mut self, at: At<'_>, vm: usize, slot: SlotRef, gfn: Gfn) -> Option<usize> {
         if slot.logging {
-            return Some(self.slot_by_ref(vm, at, slot, gfn));
+            return self.slot_by_ref(vm, at, slot, gfn);
         }
         self.slot_by_mark(at, vm, PageRef { gfn, level: 1, as_id: None })
     }

@@ -7,7 +7,7 @@ use crate::verdict::page::Report;
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::slot::{Opening, WordSeen};
-use super::thread::Suspect;
+use super::thread::{Suspect, WORDS_MAX};
 use super::{At, Detector};
 
 impl Detector {
@@ -42,7 +42,12 @@ impl Detector {
         let harvester = self.threads.iter().position(|thread| thread.is_taking(word));
         if let Some(place) = harvester {
             // Until the ioctl returns, it may still protect the page.
-            self.threads.get_mut(place).suspects.push(suspect);
+            let suspects = &mut self.threads.get_mut(place).suspects;
+            if suspects.len() < WORDS_MAX {
+                suspects.push(suspect);
+            } else {
+                self.unknown_page((vm, slot, gfn), UnknownCause::Limit);
+            }
             return;
         }
         let around = Span { lo: opening.store.lo.min(word.xchg.lo), hi: at.event.span.hi };

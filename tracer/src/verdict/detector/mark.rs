@@ -25,7 +25,7 @@ impl Detector {
     pub(super) fn on_mark(&mut self, at: At<'_>) {
         let EventKind::Mark { gfn, slot, word, spte, in_fast, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
-        let slot_index = self.slot_by_ref(vm, at, slot, gfn);
+        let Some(slot_index) = self.slot_by_ref(vm, at, slot, gfn) else { return };
         let place = self.threads.place(at.event.tid);
         let mark = PendingMark {
             vm,

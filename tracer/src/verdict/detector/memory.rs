@@ -70,7 +70,7 @@ impl Detector {
         let EventKind::SlotState { slot, base, npages, commit, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         let is_new = self.vms[vm].known_slot(slot.id).is_none();
-        let index = self.vms[vm].slot(slot.id, base);
+        let Some(index) = self.slot_made(vm, slot.id, base) else { return };
         let known = &self.vms[vm].slots[index];
         let is_moved = known.npages != 0 && (known.base != base || known.npages != npages);
         let (was_deleted, was_extended) = (known.is_deleted, known.npages != 0);

@@ -7,11 +7,12 @@
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside`, `evidence` and `pair` (faults
 //! and harvest words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`,
 //! `host_write`, `memory`, `gone` and `enable` (VMs, slots and logging), `ring` and `popped`, `flush`, `spte_set`
-//! (tracepoint plan), `residue` (the end), `sweep` (old stamps). State is per page, thread, slot and VM;
-//! nothing grows with the trace.
+//! (tracepoint plan), `residue` (the end), `sweep` (old stamps). State is per page, thread, slot and VM,
+//! within the `bounds` of each; nothing grows with the trace.
 
 mod alone;
 mod beside;
+mod bounds;
 mod case;
 mod due;
 mod enable;
@@ -85,6 +86,8 @@ pub struct Detector {
     /// Pages that may still get state of their own.
     budget: u64,
     limit_reached: Option<Nanos>,
+    /// Slots that may still be made.
+    slots_left: u32,
     due: VecDeque<(Nanos, due::Due)>,
 }
 
@@ -227,6 +230,7 @@ impl Detector {
             harvests_changed: false,
             budget: setup.limits.pages_max,
             limit_reached: None,
+            slots_left: bounds::SLOTS_MAX,
             due: VecDeque::new(),
         }
     }
@@ -239,7 +243,11 @@ impl Detector {
         self.ctx.now = self.ctx.now.max(event.span.hi);
         self.ctx.ioctl = 0;
         self.settle_due(event.span.hi);
+        if !self.admits(event.vm) {
+            return;
+        }
         self.dispatch(At { ordinal, event });
+        self.note_evicted();
         if self.limit_reached.take().is_some() {
             // A configured bound was reached: what is not followed cannot be judged.
             self.ledger.unknown(UnknownCause::Limit, 1);
@@ -312,8 +320,8 @@ impl Detector {
     }
 
     /// The slot a record names, and what the record shows of its logging.
-    fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> usize {
-        let index = self.vms[vm].slot(slot.id, near);
+    fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> Option<usize> {
+        let index = self.slot_made(vm, slot.id, near)?;
         let found = &mut self.vms[vm].slots[index];
         if slot.logging {
             if !found.is_logging {
@@ -323,7 +331,7 @@ impl Detector {
             }
             found.logging_shown = at.ordinal;
         }
-        index
+        Some(index)
     }
 
     /// The page of an SPTE record.

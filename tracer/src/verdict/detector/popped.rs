@@ -14,6 +14,7 @@ use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
+use super::bounds::VCPUS_MAX;
 use super::case::Case;
 use super::slot::{LeftOpen, Outside};
 use super::thread::{OpenIoctl, Suspect, WORDS_MAX};
@@ -28,7 +29,7 @@ impl Detector {
         first: Gfn,
     ) -> Result<usize, UnknownCause> {
         if ioctl.op.op != IoctlOp::ResetDirtyRings {
-            let slot = self.vms[vm].slot(ioctl.op.slot, first);
+            let slot = self.slot_made(vm, ioctl.op.slot, first).ok_or(UnknownCause::Limit)?;
             ioctl.slot = Some(slot);
             return Ok(slot);
         }
@@ -97,9 +98,10 @@ impl Detector {
             return;
         }
         let epsilon = self.ctx.epsilon_ns;
+        let is_whole = self.vms[vm].outside.len() < VCPUS_MAX;
         let vcpus: Vec<Outside> = self.vms[vm].outside.values().copied().collect();
         for left in std::mem::take(&mut self.vms[vm].left_open) {
-            let is_proven = vcpus.iter().all(|vcpu| vcpu.is_since(left.read, epsilon));
+            let is_proven = is_whole && vcpus.iter().all(|vcpu| vcpu.is_since(left.read, epsilon));
             if !is_proven && !is_end {
                 self.vms[vm].left_open.push(left);
                 continue;

@@ -23,6 +23,11 @@ impl<T: Copy + Default, const N: usize> Recent<T, N> {
         self.pushed = 0;
     }
 
+    /// As if what is not kept any more had been pushed.
+    pub fn forget(&mut self) {
+        (self.items, self.pushed) = ([T::default(); N], N + 1);
+    }
+
     /// Newest first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         (self.pushed.saturating_sub(N)..self.pushed).rev().map(|n| &self.items[n % N])

@@ -5,6 +5,7 @@ use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
+use super::bounds::VCPUS_MAX;
 use super::case::Case;
 use super::slot::{Outside, Ring};
 use super::thread::{OpenIoctl, PendingMark, Suspect, WORDS_MAX};
@@ -81,7 +82,7 @@ impl Detector {
 
     /// `index` is the ring's `dirty_index` after the push.
     fn log_push(&mut self, vm: usize, vcpu: VcpuId, entry: (usize, Gfn), index: u32) {
-        let ring = self.ring_mut(vm, vcpu);
+        let Some(ring) = self.ring_mut(vm, vcpu) else { return };
         let own = index.wrapping_sub(1);
         let next = ring.first.wrapping_add(ring.entries.len() as u32);
         if own != next || ring.entries.is_empty() {
@@ -100,7 +101,7 @@ impl Detector {
         let EventKind::RingReset { vcpu, before, after, .. } = at.event.kind else { return };
         let vm = self.vm(at.event.vm);
         // Every ring is reset in turn, so that every vCPU is known from here on.
-        self.vms[vm].outside.entry(vcpu).or_insert(Outside::UNSEEN);
+        self.see_vcpu(vm, vcpu, None);
         let popped = after.wrapping_sub(before);
         if popped == 0 {
             self.pop_unseen(vm, vcpu, after);
@@ -143,21 +144,25 @@ impl Detector {
     fn note_unpopped(&mut self, at: At<'_>, vm: usize, vcpu: VcpuId, after: u32) {
         let place = self.threads.place(at.event.tid);
         let begun = self.threads.get_mut(place).ioctl_on(vm).map(|ioctl| ioctl.ordinal);
-        let ring = self.ring_mut(vm, vcpu);
+        let Some(ring) = self.ring_mut(vm, vcpu) else { return };
         ring.popped = ring.popped.or_else(|| Some((after, begun?)));
     }
 
-    /// The ring of the vCPU, made on first sight.
-    fn ring_mut(&mut self, vm: usize, vcpu: VcpuId) -> &mut Ring {
+    /// The ring of the vCPU, made on first sight. `None`: the VM has more than there can be.
+    fn ring_mut(&mut self, vm: usize, vcpu: VcpuId) -> Option<&mut Ring> {
         let rings = &mut self.vms[vm].rings;
         let place = match rings.iter().position(|ring| ring.vcpu == vcpu) {
             Some(place) => place,
+            None if rings.len() == VCPUS_MAX => {
+                self.limit_reached = Some(self.ctx.now);
+                return None;
+            }
             None => {
                 rings.push(Ring { vcpu, ..Ring::default() });
                 rings.len() - 1
             }
         };
-        &mut rings[place]
+        rings.get_mut(place)
     }
 
     /// Entries up to `after` are gone; how they were popped was not seen.
@@ -180,7 +185,16 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         if self.vms[vm].ring_bytes != 0 {
             let outside = Outside { seen: at.event.span.hi, record: at.ordinal, is_inside };
-            self.vms[vm].outside.insert(vcpu, outside);
+            self.see_vcpu(vm, vcpu, Some(outside));
+        }
+    }
+
+    /// Keeps where a vCPU was seen; `None`: it exists.
+    fn see_vcpu(&mut self, vm: usize, vcpu: VcpuId, seen: Option<Outside>) {
+        let outside = &mut self.vms[vm].outside;
+        if outside.len() < VCPUS_MAX || outside.contains_key(&vcpu) {
+            let known = outside.entry(vcpu).or_insert(Outside::UNSEEN);
+            *known = seen.unwrap_or(*known);
         }
     }
 

@@ -273,28 +273,29 @@ impl Vm {
         self.rings.iter().flat_map(|ring| ring.entries.iter().copied()).collect()
     }
 
-    /// The slot of that id, made if it was never shown: then `near` is a page of it.
+    /// The slot of that id, made if it was never shown and there is `room`: then `near` is a page of it.
     #[inline]
-    pub fn slot(&mut self, id: SlotId, near: Gfn) -> usize {
+    pub fn slot(&mut self, id: SlotId, near: Gfn, room: &mut u32) -> Option<usize> {
         if let Some(slot) = self.slots.get(self.last_slot)
             && slot.id == id
         {
-            return self.last_slot;
+            return Some(self.last_slot);
         }
-        self.other_slot(id, near)
+        self.other_slot(id, near, room)
     }
 
     #[cold]
     #[inline(never)]
-    fn other_slot(&mut self, id: SlotId, near: Gfn) -> usize {
+    fn other_slot(&mut self, id: SlotId, near: Gfn, room: &mut u32) -> Option<usize> {
         self.last_slot = match self.slots.iter().position(|slot| slot.id == id) {
             Some(index) => index,
             None => {
+                *room = room.checked_sub(1)?;
                 self.slots.push(Slot::new(id, near));
                 self.slots.len() - 1
             }
         };
-        self.last_slot
+        Some(self.last_slot)
     }
 
     /// The slot of that id, if it was ever seen.

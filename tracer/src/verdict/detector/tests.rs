@@ -452,3 +452,109 @@ fn a_word_read_back_stays_one_when_it_has_left_the_spool() {
         assert_eq!(apart(&script, (at, MANY), |_| {}).0, [] as [&str; 0]);
     }
 }
+
+/// The events, each of its own VM and thread, one after the other.
+fn of_many(
+    count: u64,
+    limits: impl Fn(&mut Setup),
+    events: impl Fn(&mut Script, u64),
+) -> super::Detector {
+    let mut setup = Setup::complete("litmus");
+    limits(&mut setup);
+    let mut detector = super::Detector::new(&setup);
+    for n in 0..count {
+        let mut script = Script::default();
+        events(&mut script, n);
+        for event in &mut script.0 {
+            let at = |time: Nanos| Nanos(time.0 + 1_000 * n);
+            event.span = Span { lo: at(event.span.lo), hi: at(event.span.hi) };
+            detector.push(&encode(event), event);
+        }
+    }
+    detector.finish();
+    detector
+}
+
+#[test]
+fn a_vm_that_is_gone_gives_its_pages_back() {
+    let one_vm = |script: &mut Script, n: u64| {
+        script.add(VMM, 1, 1, vm_seen(0, 0)).add(VMM, 2, 2, slot_state(SLOT, true));
+        script.slow_fault(VCPU, 100, 7).add(VMM, 900, 900, EventKind::VmGone);
+        script.0.iter_mut().for_each(|event| event.vm = VmId(1 + n));
+    };
+    let detector = of_many(8, |setup| setup.limits.pages_max = 1024, one_vm);
+    assert_eq!(detector.causes().collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn vms_slots_and_rings_beyond_their_bounds_are_unknown_and_cost_nothing() {
+    use super::bounds::{SLOTS_MAX, VCPUS_MAX, VMS_MAX};
+    let limited = |detector: &super::Detector| {
+        detector.causes().find(|(cause, _)| *cause == crate::verdict::UnknownCause::Limit)
+    };
+    let vms = of_many(
+        VMS_MAX as u64 + 3,
+        |_| {},
+        |script, n| {
+            script.add(VMM, 1, 1, vm_seen(0, 0)).0[0].vm = VmId(1 + n);
+        },
+    );
+    assert_eq!((vms.vms.len(), limited(&vms).map(|(_, n)| n)), (VMS_MAX, Some(3)));
+    let slots = of_many(
+        u64::from(SLOTS_MAX) + 3,
+        |_| {},
+        |script, n| {
+            let id = SlotId { as_id: 0, id: (n / 512) as u16 };
+            script.add(VCPU, 1, 1, mark(7, None, false));
+            let EventKind::Mark { slot, .. } = &mut script.0[0].kind else { return };
+            slot.id = id;
+            script.0[0].vm = VmId(1 + n % 512);
+        },
+    );
+    let made = slots.vms.iter().map(|vm| vm.slots.len()).sum::<usize>();
+    assert_eq!((made, limited(&slots).is_some()), (SLOTS_MAX as usize, true));
+    let rings = of_many(
+        VCPUS_MAX as u64 + 3,
+        |_| {},
+        |script, n| {
+            script.add(VMM, 1, 1, vm_seen(0, 4096)).add(VMM, 2, 2, slot_state(SLOT, true));
+            let (slot, vcpu) = (SLOT.id, VcpuId(n as u32));
+            script.0.iter_mut().for_each(|event| event.vm = VmId(1));
+            script.add(VCPU, 3, 3, EventKind::RingPush { offset: 7, slot, index: 1, vcpu });
+            script.add(VCPU, 4, 4, EventKind::RunBegin { vcpu });
+            // The VM is seen once.
+            script.0.drain(..if n == 0 { 0 } else { 2 });
+        },
+    );
+    assert_eq!((rings.vms[0].rings.len(), rings.vms[0].outside.len()), (VCPUS_MAX, VCPUS_MAX));
+    assert_eq!(limited(&rings).map(|(_, n)| n), Some(3));
+}
+
+/// Two threads and one place: the mark of a write, and the ioctl, are forgotten when the other one comes.
+#[test]
+fn a_thread_that_gave_up_its_place_accuses_nobody() {
+    let write = EventKind::HostWrite {
+        gpa: (BASE + 7) << 12,
+        bytes: 8,
+        slot: SLOT,
+        writer: 1,
+        failed: false,
+        data_at_mark: Some(true),
+    };
+    let mut script = Script::new();
+    script.slow_fault(VCPU, 100, 9).add(VMM, 201, 202, mark(7, None, false));
+    script.add(VCPU, 203, 204, mark(8, None, false)).add(VMM, 200, 210, write);
+    script.add(VMM, 300, 300, begin(IoctlOp::GetDirtyLog, 0)).add(VMM, 310, 311, word(1 << 9, 0));
+    script.add(VCPU, 320, 321, mark(8, None, false)).add(
+        VMM,
+        300,
+        330,
+        end(IoctlOp::GetDirtyLog, 0),
+    );
+    let (found, causes) = apart(&script, (99, 0), |setup| setup.limits.threads_max = 1);
+    assert_eq!(found, [] as [&str; 0]);
+    assert!(
+        causes.iter().any(|(cause, _)| *cause == crate::verdict::UnknownCause::Limit),
+        "{causes:?}"
+    );
+}

@@ -165,8 +165,11 @@ pub(crate) struct Threads {
     threads: Vec<Thread>,
     index: TidIndex,
     max: usize,
-    /// A thread found no place: its brackets are not followed.
-    pub is_full: bool,
+    /// A thread that was in a bracket gave up its place since this was last looked at; and the ioctls it was in.
+    pub has_evicted: bool,
+    pub evicted: Vec<OpenIoctl>,
+    /// One did so ever: a thread that is new here may have had a place before.
+    was_full: bool,
 }
 
 impl Threads {
@@ -175,7 +178,9 @@ impl Threads {
             threads: Vec::new(),
             index: TidIndex::default(),
             max: max.max(1) as usize,
-            is_full: false,
+            has_evicted: false,
+            evicted: Vec::new(),
+            was_full: false,
         }
     }
 
@@ -198,6 +203,9 @@ impl Threads {
             self.evict()
         };
         self.threads[place].start(tid);
+        if self.was_full {
+            self.threads[place].marks.forget();
+        }
         self.index.insert(tid, place);
         place
     }
@@ -206,7 +214,10 @@ impl Threads {
     fn evict(&mut self) -> usize {
         let idle = self.index.iter().find(|&(_, place)| self.threads[place].is_idle());
         let Some((tid, place)) = idle.or_else(|| self.index.iter().next()) else { return 0 };
-        self.is_full |= !self.threads[place].is_idle();
+        if !self.threads[place].is_idle() {
+            self.evicted.extend(self.threads[place].ioctl);
+            (self.has_evicted, self.was_full) = (true, true);
+        }
         self.index.remove(tid);
         place
     }
@@ -232,8 +243,9 @@ impl Thread {
         self.stores.clear();
     }
 
-    const fn is_idle(&self) -> bool {
-        self.ioctl.is_none() && self.vcpu.is_none()
+    fn is_idle(&self) -> bool {
+        let is_outside = self.ioctl.is_none() && self.vcpu.is_none() && self.stores.is_empty();
+        is_outside && self.marks.iter().all(|mark| mark.is_claimed)
     }
 
     /// The newest unclaimed mark of the page that ended at or after `since`.
@@ -340,7 +352,21 @@ mod tests {
         let three = threads.place(Tid(3));
         assert_eq!(three, two);
         assert_eq!(threads.get_mut(three).tid, Tid(3));
-        assert!(!threads.is_full);
+        assert!(!threads.has_evicted);
         assert_eq!(threads.place(Tid(1)), one);
+    }
+
+    #[test]
+    fn a_thread_with_a_pending_mark_gives_up_its_place_last_and_not_silently() {
+        let mut threads = Threads::new(2);
+        let mark = PendingMark { is_claimed: false, ..PendingMark::default() };
+        let one = threads.place(Tid(1));
+        threads.get_mut(one).marks.push(mark);
+        let two = threads.place(Tid(2));
+        assert_eq!((threads.place(Tid(3)), threads.has_evicted), (two, false));
+        threads.get_mut(two).marks.push(mark);
+        let four = threads.place(Tid(4));
+        assert_eq!((four, threads.has_evicted), (one, true));
+        assert!(threads.get_mut(four).marks.has_forgotten());
     }
 }
