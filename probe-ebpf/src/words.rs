@@ -164,7 +164,6 @@ extern "C" fn read_back(bit: u32, walk: *mut &mut Walk) -> i64 {
 /// since. One that is not present lets nothing through, whether the SPTE was zapped or its table freed.
 #[inline(always)]
 pub fn look(walk: &mut Walk, bit: u32) {
-    const W: u64 = 1 << 1;
     let gfn = walk.gfn + u64::from(bit);
     let bit = 1u64 << (bit & 63);
     let Some(entry) = READBACK.get((gfn & config!(readback_mask)) as u32) else { return };
@@ -177,7 +176,9 @@ pub fn look(walk: &mut Walk, bit: u32) {
     if is_present && (spte ^ entry.spte) & config!(pfn_mask) != 0 {
         return;
     }
-    if !is_present || spte & W == 0 {
+    // Under PML a harvest clears D and leaves W.
+    let protects = config!(protect_mask);
+    if !is_present || spte & protects != protects {
         walk.protected |= bit;
     } else {
         walk.writable |= bit;
