@@ -74,6 +74,9 @@ impl Detector {
         if ioctl.is_some_and(|ioctl| 0 < ioctl.protects) {
             return;
         }
+        // A lockless fault that began before its end may have opened a page, which it has closed again.
+        let helper_ended = &mut self.vms[vm].slots[index].helper_ended;
+        *helper_ended = (*helper_ended).max(Some(at.event.span.hi));
         let doubtful: Vec<Gfn> = self.vms[vm].slots[index]
             .pages
             .iter()

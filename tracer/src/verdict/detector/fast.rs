@@ -84,7 +84,7 @@ impl Detector {
         let changed = page.changed.ordinal(self.ctx.spool.newest());
         let begun = Nanos(at.event.span.lo.0.saturating_sub(self.ctx.epsilon_ns));
         let is_touched = !self.ctx.spool.has_ended_before(changed, begun);
-        opening.is_doubtful = self.is_unsettled(vm, slot, at.event.span.lo)
+        opening.is_doubtful = self.is_fast_unsettled(vm, slot, at.event.span.lo)
             || is_touched
                 && page.protection != Protection::Open
                 && self.is_closed_inside(&opening, changed);

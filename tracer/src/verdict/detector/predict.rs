@@ -17,7 +17,7 @@ impl Detector {
         if self.is_open_value(opening.mark.spte) != Some(false)
             || !self.ctx.rules.is_on(RuleId::K02)
             || self.vms[vm].is_protecting()
-            || self.is_unsettled(vm, opening.slot, fault.lo)
+            || self.is_fast_unsettled(vm, opening.slot, fault.lo)
         {
             return false;
         }

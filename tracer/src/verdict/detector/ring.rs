@@ -117,6 +117,9 @@ impl Detector {
             self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(popped));
             return;
         };
+        // What lies below was popped by a reset that was not seen.
+        let missed = ring.pop(before).len() as u64;
+        self.ledger.unknown(UnknownCause::Dropped, missed);
         let unseen = ring.first.wrapping_sub(before).min(popped);
         let unseen = if unseen < 1 << 31 { unseen } else { 0 };
         self.ledger.unknown(UnknownCause::BeforeAttach, u64::from(unseen));

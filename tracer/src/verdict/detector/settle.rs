@@ -53,7 +53,16 @@ impl Detector {
     /// What was opened at `since` or later may have been closed without a record.
     #[inline]
     pub(super) fn is_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
-        let until = self.vms[vm].slots[slot].unsettled;
+        self.is_until(self.vms[vm].slots[slot].unsettled, since)
+    }
+
+    /// As [`Self::is_unsettled`], of a lockless fault that began at `since`.
+    pub(super) fn is_fast_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
+        let slot = &self.vms[vm].slots[slot];
+        self.is_until(slot.unsettled.max(slot.helper_ended), since)
+    }
+
+    fn is_until(&self, until: Option<Nanos>, since: Nanos) -> bool {
         until.is_some_and(|until| since.0 <= until.0.saturating_add(self.ctx.epsilon_ns))
     }
 }

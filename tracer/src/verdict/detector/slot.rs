@@ -78,6 +78,8 @@ pub(crate) struct Slot {
     pub is_enabled: bool,
     /// Up to here an ioctl that had begun before the attach may have closed pages without a record.
     pub unsettled: Option<Nanos>,
+    /// Up to here a helper of the shadow MMU may have: it locks out all but lockless faults.
+    pub helper_ended: Option<Nanos>,
     /// Logging was turned on before our eyes, at this commit or the return of its ioctl: by then every reader of the
     /// old slot object had left.
     pub committed: Option<Nanos>,
@@ -334,6 +336,7 @@ impl Slot {
             logging_shown: 0,
             is_enabled: false,
             unsettled: None,
+            helper_ended: None,
             committed: None,
             is_deleted: false,
             pages: PageTable::new(base, Page::default()),
