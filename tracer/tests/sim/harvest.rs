@@ -1,9 +1,12 @@
 //! GET, CLEAR and RESET as the kernel performs them.
 
-use kvmdirty_trace::event::{EventKind, Gfn, IoctlOp, IoctlRef, SlotId, Spte, VcpuId};
+use std::collections::BTreeSet;
 
-use super::config::{Mmu, PRESENT, ProbePlan};
+use kvmdirty_trace::event::{EventKind, Gfn, IoctlOp, IoctlRef, SlotId, VcpuId};
+
+use super::config::{Mmu, PRESENT, ProbePlan, WRITABLE};
 use super::fault::Fault;
+use super::huge::region;
 use super::machine::{Machine, Thread};
 use super::world::{RING_SIZE, SlotView};
 
@@ -248,35 +251,63 @@ impl Machine {
         }
     }
 
-    /// The bitmap as user space gets it, with SPTEs read back (tracepoint plan).
+    /// The bitmap in user space at the ioctl's return, with SPTEs read back (tracepoint plan); words emitted.
     fn emit_user_words(&self, t: &Thread, slot: usize, reported: &[u64]) -> u64 {
+        let base = self.world.borrow().slots[slot].base;
+        let word_of = |gfn: u64| base + (gfn - base & !63);
+        let words: BTreeSet<u64> = reported.iter().copied().map(word_of).collect();
+        let mut emitted = 0;
+        for first in words {
+            let inside = reported.iter().copied().filter(|gfn| word_of(*gfn) == first);
+            emitted += self.emit_user_word(t, first, inside);
+        }
+        emitted
+    }
+
+    /// The entries a RESET popped, in their order, neighbours gathered into words (tracepoint plan); words emitted.
+    fn emit_popped(&self, t: &Thread, popped: &[u64]) -> u64 {
+        let word_of = |gfn: u64| {
+            let world = self.world.borrow();
+            let base = world.slots[world.slot_of(gfn)].base;
+            base + (gfn - base & !63)
+        };
+        let batches = popped.chunk_by(|one, next| word_of(*one) == word_of(*next));
+        batches.map(|batch| self.emit_user_word(t, word_of(batch[0]), batch.iter().copied())).sum()
+    }
+
+    fn emit_user_word(&self, t: &Thread, first: u64, gfns: impl Iterator<Item = u64>) -> u64 {
         if self.config.plan == ProbePlan::Kprobe {
             return 0;
         }
-        let base = self.world.borrow().slots[slot].base;
-        let masks = self.config.setup().masks;
-        let mut words = 0;
-        for index in 0..self.words(slot) as u64 {
-            let first = base + 64 * index;
-            let inside = reported.iter().filter(|gfn| (first..first + 64).contains(gfn));
-            let (mut mask, mut protected, mut writable) = (0, 0, 0);
-            for gfn in inside {
-                let bit = 1 << (gfn - first);
-                let spte = Spte(self.world.borrow_mut().page(*gfn).spte);
-                mask |= bit;
-                if masks.is_open(spte) {
-                    writable |= bit;
-                } else {
-                    protected |= bit;
-                }
-            }
-            if mask != 0 {
-                words += 1;
-                let first = Gfn(first);
-                self.emit(t, EventKind::UserWord { first, mask, protected, writable });
+        let (mut mask, mut protected, mut writable) = (0, 0, 0);
+        for gfn in gfns {
+            let bit = 1 << (gfn - first);
+            mask |= bit;
+            match self.read_back(gfn) {
+                Some(true) => writable |= bit,
+                Some(false) => protected |= bit,
+                None => {}
             }
         }
-        words
+        let first = Gfn(first);
+        self.emit(t, EventKind::UserWord { first, mask, protected, writable });
+        1
+    }
+
+    /// The SPTE that was seen to be set last for the page: whether it lets writes through unlogged. A page table that
+    /// took its place maps no such frame.
+    fn read_back(&self, gfn: u64) -> Option<bool> {
+        let is_huge = *self.probe.borrow().set.get(&gfn)?;
+        let open = WRITABLE | self.config.protect_bits();
+        let mut world = self.world.borrow_mut();
+        let mapped = world.huge.get(&region(gfn)).copied();
+        let spte = world.page(gfn).spte;
+        match (is_huge, mapped) {
+            (true, Some(huge)) => Some(huge & open == open),
+            (true, None) if spte & PRESENT != 0 => None,
+            (true, None) => Some(false),
+            (false, _) => Some(spte & open == open),
+        }
     }
 
     /// KVM_CLEAR_DIRTY_LOG of the words in `asked`.
@@ -295,8 +326,15 @@ impl Machine {
             .flat_map(|index| gfns(base + 64 * index as u64, taken[index]))
             .collect();
         self.slots_lock.unlock_write();
+        // What user space asked for, whether or not it was set.
+        let asked: Vec<u64> = asked
+            .iter()
+            .flat_map(|(index, wanted)| gfns(base + 64 * *index as u64, *wanted))
+            .filter(|gfn| *gfn < base + npages)
+            .collect();
+        let words = self.emit_user_words(t, slot, &asked);
         self.release(&all);
-        self.end(t, &ioctl, 0, 0);
+        self.end(t, &ioctl, 0, words);
     }
 
     /// KVM_RESET_DIRTY_RINGS; the number of entries reset.
@@ -318,8 +356,9 @@ impl Machine {
         if cleared != 0 {
             self.flush(t).await;
         }
+        let words = self.emit_popped(t, &taken);
         self.release(&taken);
-        self.end(t, &ioctl, i64::from(cleared), 0);
+        self.end(t, &ioctl, i64::from(cleared), words);
         cleared
     }
 

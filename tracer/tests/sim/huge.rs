@@ -99,6 +99,8 @@ impl Machine {
             if old != new {
                 self.emit_huge(t, since, gfn, (old, new));
             }
+            let set = (huge_ref(gfn), Spte(new), huge_sptep(gfn));
+            self.emit_set(t, since, set, (None, view.is_logging));
             self.config.ret_fixed()
         } else {
             0

@@ -138,6 +138,7 @@ impl Machine {
     async fn tdp_map(&self, t: &Thread, view: SlotView, gfn: u64, since: u64) -> i64 {
         let is_exclusive = self.config.kernel == Kernel::V5_10;
         self.lock_tdp(is_exclusive).await;
+        let requested = self.clock(t);
         self.step().await;
         let old = self.world.borrow_mut().page(gfn).spte;
         let new = self.config.open_spte();
@@ -158,6 +159,10 @@ impl Machine {
                 self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
                 self.world.borrow_mut().page(gfn).windows -= 1;
             }
+        }
+        if ret != RETRY {
+            let slot = self.world.borrow().slot_ref(view);
+            self.emit_spte_set(t, requested, gfn, slot);
         }
         self.unlock_tdp(is_exclusive);
         ret
@@ -247,17 +252,27 @@ impl Machine {
         self.config.ret_fixed()
     }
 
+    /// `kvm_mmu_set_spte`, of both MMUs. 5.10 has no `kvm_mmu_spte_requested`, from which the slot is known.
     fn emit_spte_set(&self, t: &Thread, since: u64, gfn: u64, slot: SlotRef) {
-        let word = self.world.borrow().word(gfn).map(|(word, _)| word);
         let new = Spte(self.world.borrow_mut().page(gfn).spte);
-        let kind = EventKind::SpteSet {
-            page: page_ref(gfn),
-            new,
-            word,
-            sptep: sptep(gfn),
-            logging: slot.logging,
-            ring: self.config.has_ring(),
-        };
-        self.emit_since(t, since, kind);
+        let word = self.world.borrow().word(gfn).map(|(word, _)| word);
+        self.emit_set(t, since, (page_ref(gfn), new, sptep(gfn)), (word, slot.logging));
+    }
+
+    pub fn emit_set(
+        &self,
+        t: &Thread,
+        since: u64,
+        (page, new, sptep): (PageRef, Spte, u64),
+        (word, logging): (Option<u64>, bool),
+    ) {
+        let ring = self.config.has_ring();
+        if self.config.kernel == Kernel::V5_10 {
+            let page = PageRef { as_id: None, ..page };
+            let kind = EventKind::SpteSet { page, new, word: None, sptep, logging: false, ring };
+            self.emit(t, kind);
+            return;
+        }
+        self.emit_since(t, since, EventKind::SpteSet { page, new, word, sptep, logging, ring });
     }
 }

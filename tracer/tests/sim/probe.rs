@@ -16,6 +16,8 @@ pub struct Probe {
     plan: ProbePlan,
     attached_at: u64,
     pub records: Vec<RawEvent>,
+    /// Tracepoint plan: pages whose SPTE was seen to be set, which can be read back; `true`: a huge one.
+    pub set: BTreeMap<u64, bool>,
     seqs: BTreeMap<Lane, u32>,
 }
 
@@ -25,6 +27,7 @@ impl Probe {
             plan: config.plan,
             attached_at: if config.attach_ns == 0 { 0 } else { u64::MAX },
             records: Vec::new(),
+            set: BTreeMap::new(),
             seqs: BTreeMap::new(),
         }
     }
@@ -88,6 +91,9 @@ impl Probe {
         // A bracket whose entry was not probed leaves no record.
         if !self.sees(wire) || span.lo.0 < self.attached_at {
             return;
+        }
+        if let EventKind::SpteSet { page, .. } = &kind {
+            self.set.insert(page.gfn.0, 1 < page.level);
         }
         let lane = Lane { class: self.class(wire), cpu: thread.cpu };
         let seq = self.seqs.entry(lane).or_insert(0);

@@ -66,6 +66,11 @@ fn check(run: &Run, full: &Summary, how: &str, kept: &[RawEvent]) -> Result<(), 
             failure(&what, run, kept, vec![Expectation::NoHazard])
         })?;
     }
+    let (safe, was_safe) = (cut.verdicts.safe, full.verdicts.safe);
+    claim(safe <= was_safe, || {
+        let what = format!("without {how}: {safe} are safe and {was_safe} were");
+        failure(&what, run, kept, vec![])
+    })?;
     let is_acquitted = before.keys().any(|gfn| !after.contains_key(gfn));
     let dropped = cut.unknown_causes.get(&UnknownCause::Dropped).copied().unwrap_or_default();
     claim(!is_acquitted || 0 < dropped, || {
