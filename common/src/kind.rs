@@ -86,8 +86,8 @@ kinds! {
     HarvestWord = 36 => "harvest-word",
     /// A bitmap word as the harvest handed it to user space, read at the ioctl's return (tracepoint plan).
     /// `[first gfn, mask, gfns whose SPTE was read back without W (under PML: or without D), gfns whose SPTE was read
-    /// back with it]`; the slot is that of the enclosing ioctl of the thread. In a RESET, which names no slot, the mask is of ring entries it
-    /// popped; a page may be in several words.
+    /// back with it]`; the slot is that of the enclosing ioctl of the thread. In a RESET, which names no slot, the mask
+    /// is of ring entries it popped; a page may be in several words.
     UserWord = 37 => "user-word",
     /// An SPTE was inserted into a rmap. `[gfn, sptep, slotref, 0]`; span = `__rmap_add`.
     RmapAdd = 38 => "rmap-add",

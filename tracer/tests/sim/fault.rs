@@ -97,7 +97,7 @@ faults! {
     /// A zap of a writable SPTE is not flushed (row 22); the harvest's own flush heals it here.
     ZapNoFlush => "zap-without-flush", [K12], Protocol;
     /// A non-atomic store overwrites the W bit of a fast fault (row 5, ba3a6120a4e7).
-    ClobberedSpte => "spte-store-not-atomic", [K04, K10, K12], Protocol;
+    ClobberedSpte => "spte-store-not-atomic", [K03, K04, K10, K12], Protocol;
     /// The VMM turns logging off with bits unread (row 24).
     LogDropped => "log-off-with-unread-bits", [K11, K09], Content;
     /// The VMM clears bits it has never read.

@@ -57,7 +57,7 @@ impl Machine {
             }
             let gfn = self.next_gfn();
             match self.rng.below(3) {
-                _ if self.is_broken_by(Fault::ClobberedSpte) => self.age(t, gfn).await,
+                0 | 1 if self.is_broken_by(Fault::ClobberedSpte) => self.age(t, gfn).await,
                 _ if self.is_broken_by(Fault::FlushAssumed) => self.write_protect(t, gfn).await,
                 0 => self.write_protect(t, gfn).await,
                 1 => self.age(t, gfn).await,
@@ -79,11 +79,22 @@ impl Machine {
         self.mmu_lock.write(self).await;
         self.step().await;
         let old_huge = self.zap_huge(t, gfn);
+        let seen = self.world.borrow_mut().page(gfn).spte;
+        if self.is_broken_by(Fault::ClobberedSpte) {
+            self.long_step().await;
+        }
         let old = {
             let mut world = self.world.borrow_mut();
             let page = world.page(gfn);
             page.is_in_rmap = false;
             std::mem::take(&mut page.spte)
+        };
+        let is_clobbered = self.is_broken_by(Fault::ClobberedSpte) && (old ^ seen) & WRITABLE != 0;
+        let old = if is_clobbered {
+            self.world.borrow_mut().truth.fired.insert(gfn);
+            seen
+        } else {
+            old
         };
         if old & PRESENT != 0 {
             self.emit_spte(t, VM, gfn, (old, 0));

@@ -43,3 +43,5 @@ mod deliver;
 mod removal;
 
 mod orders;
+
+mod chain;

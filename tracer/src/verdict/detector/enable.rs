@@ -50,6 +50,7 @@ impl Detector {
                 });
             }
         }
+        self.vms[vm].last_word = self.vms[vm].last_word.max(at.event.span.hi);
         self.vms[vm].words.push(WordSeen {
             first,
             mask: 0,

@@ -17,7 +17,7 @@ use super::{At, Detector, note_sptep};
 
 impl Detector {
     pub(super) fn on_fast_fault(&mut self, at: At<'_>) {
-        let EventKind::FastFault { page, sptep, fixed, .. } = at.event.kind else { return };
+        let EventKind::FastFault { page, old, sptep, fixed, .. } = at.event.kind else { return };
         if !fixed {
             return;
         }
@@ -35,6 +35,9 @@ impl Detector {
         }
         self.weaken_hasty(at, (vm, slot, page.gfn), mark.is_logged);
         let opening = self.fast_opening(at, vm, slot, mark);
+        if mark.spte.is_some() && page.level <= 1 {
+            self.note_chain(at, vm, slot, page.gfn, old);
+        }
         let may_predict = self.may_predict(vm, &opening, at.event.span);
         let is_racing =
             at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);

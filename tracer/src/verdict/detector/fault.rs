@@ -9,7 +9,7 @@ use crate::verdict::page::{Page, Protection, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
 
 use super::case::Case;
-use super::slot::Opening;
+use super::slot::{Opening, WordSeen};
 use super::thread::{PendingMark, PendingStore, STORES_MAX};
 use super::{At, Detector, note_sptep};
 
@@ -39,6 +39,11 @@ impl Detector {
         if 1 < page.level && self.is_table(new) {
             // A split: its own record tells what the children inherit.
             return;
+        }
+        if shadow {
+            self.judge_holds_at_once(at, vm, slot, page.gfn);
+        } else if let (Some(old), Some(false), 0..=1) = (old, was_open, page.level) {
+            self.note_chain(at, vm, slot, page.gfn, old);
         }
         if !is_open && was_open == Some(true) {
             self.note_closing(at, vm, slot, page, new);
@@ -101,7 +106,8 @@ impl Detector {
         self.protection_beside_word(vm, slot, page.gfn, Span::at(stored))
     }
 
-    /// State of a page opened within `store`, given the harvest word that took it last.
+    /// State of a page opened within `store`, given the words that may have closed it since. One that did not find it
+    /// open says nothing: an older word of the same ioctl (rings) may have been the one.
     pub(super) fn protection_beside_word(
         &self,
         vm: usize,
@@ -109,17 +115,17 @@ impl Detector {
         gfn: Gfn,
         store: Span,
     ) -> Protection {
-        let page = self.vms[vm].slots[slot].pages.get(gfn);
-        let taken = page.taken.ordinal(self.ctx.spool.newest());
-        let Some(word) = self.ctx.spool.event(taken) else { return Protection::Open };
-        let EventKind::HarvestWord { first, protected, .. } = word.kind else {
-            return Protection::Open;
-        };
-        let is_after = word.span.is_before(store, self.ctx.epsilon_ns);
-        let was_protected =
-            gfn.0.checked_sub(first.0).is_some_and(|bit| bit < 64 && protected >> bit & 1 != 0);
-        // Not open when it was visited, so it was opened afterwards.
-        if is_after || !was_protected { Protection::Open } else { Protection::Unknown }
+        let (words, epsilon) = (&self.vms[vm].words, self.ctx.epsilon_ns);
+        let may_follow = |word: &&WordSeen| store.lo.0 <= word.visit.hi.0.saturating_add(epsilon);
+        let mut seen = 0;
+        let mut since = words.iter().take_while(may_follow).inspect(|_| seen += 1);
+        let is_closed = since.any(|word| {
+            let bit = gfn.0.checked_sub(word.first.0).filter(|bit| *bit < 64);
+            let closes = bit.is_some_and(|bit| word.protected >> bit & 1 != 0);
+            word.slot == slot && closes && !word.visit.is_before(store, epsilon)
+        });
+        let is_forgotten = words.has_forgotten() && seen == words.len();
+        if is_closed || is_forgotten { Protection::Unknown } else { Protection::Open }
     }
 
     /// Applies `change` to every page an SPTE maps.

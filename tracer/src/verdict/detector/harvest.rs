@@ -139,6 +139,7 @@ impl Detector {
             if protected & bit != 0 { Some(Protection::Closed) } else { None }
         });
         ioctl.word_floor = (visit.hi, Bound::WordBefore);
+        self.explain_chain(vm, &word);
         self.vms[vm].words.push(word);
         self.vms[vm].last_word = self.vms[vm].last_word.max(visit.hi);
         self.threads.get_mut(place).ioctl = Some(ioctl);

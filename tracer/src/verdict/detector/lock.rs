@@ -95,4 +95,39 @@ impl Detector {
             format!("two harvests held mmu_lock at once for {overlap} ns")
         });
     }
+
+    /// K03 between two faults of the shadow MMU: each holds `mmu_lock` exclusively from the entry of `mmu_set_spte()`
+    /// to its tracepoint.
+    pub(super) fn judge_holds_at_once(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
+        let span = at.event.span;
+        let last = (span, at.event.tid, at.ordinal);
+        let (other, tid, ordinal) = std::mem::replace(&mut self.vms[vm].last_hold, last);
+        let overlap = overlap_ns(other, span, self.ctx.epsilon_ns);
+        if overlap == 0 || tid == at.event.tid || !self.ctx.rules.is_on(RuleId::K03) {
+            return;
+        }
+        if self.ctx.has_gap_in(Span { lo: other.lo.min(span.lo), hi: span.hi }) {
+            self.ledger.unknown(UnknownCause::Dropped, 1);
+            return;
+        }
+        self.ledger.integrity_total += 1;
+        let case = Case {
+            rule: RuleId::K03,
+            verdict: Verdict::Unknown,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at: span.hi,
+            proof: Proof::Absence,
+            known: None,
+            missing: None,
+        };
+        let records = [
+            (ordinal, "sets an SPTE under mmu_lock"),
+            (at.ordinal, "sets an SPTE under the same mmu_lock"),
+        ];
+        self.report(case, &records, || {
+            format!("two faults of the shadow MMU held mmu_lock at once for {overlap} ns")
+        });
+    }
 }

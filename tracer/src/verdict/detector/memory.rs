@@ -88,6 +88,7 @@ impl Detector {
         } else if !was_extended {
             self.vms[vm].slots[index].base = base;
         }
+        self.vms[vm].has_other_roots |= is_moved || was_deleted || npages == 0;
         let found = &mut self.vms[vm].slots[index];
         found.is_changed = true;
         found.is_deleted = npages == 0;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One file per activity: `mark`, `fault` (under the lock), `fast` (without), `beside`, `evidence` and `pair` (faults
-//! and harvest words), `unmarked`, `lock`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`,
+//! and harvest words), `unmarked`, `lock`, `chain`, `harvest`, `returned` and `verify`, `hasty`, `unread`, `settle`,
 //! `host_write`, `memory`, `gone` and `enable` (VMs, slots and logging), `ring` and `popped`, `flush`, `spte_set`
 //! (tracepoint plan), `residue` (the end), `sweep` (old stamps). State is per page, thread, slot and VM,
 //! within the `bounds` of each; nothing grows with the trace.
@@ -14,6 +14,7 @@ mod alone;
 mod beside;
 mod bounds;
 mod case;
+mod chain;
 mod due;
 mod enable;
 mod evidence;
@@ -290,6 +291,7 @@ impl Detector {
         self.ctx.gaps_end = self.ctx.gaps_end.max(gap.to);
         self.ctx.known_since = self.ctx.spool.newest() + 1;
         self.ledger.gap(gap);
+        self.vms.iter_mut().for_each(|vm| vm.misfits.clear());
     }
 
     /// The trace has ended.

@@ -9,16 +9,28 @@
 //! Without such an entry W was never cleared, or a lockless fault is between its cmpxchg and its push. A vCPU that is
 //! seen outside KVM_RUN afterwards is in no fault.
 
-use crate::event::{Event, EventKind, Gfn, IoctlOp, Operation};
+use crate::event::{Event, EventKind, Gfn, IoctlOp, Nanos, Operation};
+use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::bounds::VCPUS_MAX;
 use super::case::Case;
-use super::slot::{LeftOpen, Outside};
+use super::slot::Outside;
 use super::thread::{OpenIoctl, Suspect, WORDS_MAX};
 use super::{At, Detector};
+
+/// A page whose entry a RESET popped, read back writable when it returned (tracepoint plan).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftOpen {
+    pub slot: usize,
+    pub gfn: Gfn,
+    /// Begin of the RESET, its pop, the read-back, its return.
+    pub records: [Ordinal; 4],
+    /// Read back at this time or earlier.
+    pub read: Nanos,
+}
 
 impl Detector {
     /// The slot of a word: that of the ioctl, or of a RESET, which names none, the one that holds the page.

@@ -26,6 +26,7 @@ impl Detector {
 
     /// Judges what is still open of a VM that is no more.
     pub(super) fn judge_vm_residue(&mut self, vm: usize) {
+        self.settle_chains(vm);
         self.abandon_pairs(vm, UnknownCause::TraceEnd);
         self.settle_left_open(vm, true);
         self.leave_tlbs_open(vm);

@@ -24,6 +24,7 @@ impl Detector {
         };
         self.close_harvest(&ioctl);
         self.settle(at, vm, &ioctl);
+        self.settle_chains(vm);
         self.ctx.ioctl = ioctl.ordinal;
         match op.op {
             IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Gfn, Nanos, RawEvent, SlotId, Span, VcpuId, VmId};
+use crate::event::{Gfn, Nanos, RawEvent, SlotId, Span, Tid, VcpuId, VmId};
 use crate::order::Ordinal;
 use crate::verdict::page::{Page, PageTable, Protection, Report};
 use crate::verdict::tally::HeatCell;
 
+use super::chain::Misfit;
 use super::hasty::LostPage;
+use super::popped::LeftOpen;
 pub(crate) use super::recent::Recent;
 use super::thread::PendingMark;
 use super::tlb::OpenTlb;
@@ -59,6 +61,11 @@ pub(crate) struct Vm {
     pub left_open: Vec<LeftOpen>,
     /// The last pages that were called lost, newest last.
     pub lost: Recent<LostPage, 32>,
+    pub misfits: Vec<Misfit>,
+    /// Slots were deleted or moved: old page tables are still being zapped beside new ones.
+    pub has_other_roots: bool,
+    /// The last stretch in which a fault of the shadow MMU held `mmu_lock`, and its thread and record.
+    pub last_hold: (Span, Tid, Ordinal),
     /// Faults beside words of a harvest that has not returned.
     pub pairs: Vec<(Opening, WordSeen)>,
 }
@@ -207,17 +214,6 @@ pub(crate) struct Outside {
     pub is_inside: bool,
 }
 
-/// A page whose entry a RESET popped, read back writable when it returned (tracepoint plan).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LeftOpen {
-    pub slot: usize,
-    pub gfn: Gfn,
-    /// Begin of the RESET, its pop, the read-back, its return.
-    pub records: [Ordinal; 4],
-    /// Read back at this time or earlier.
-    pub read: Nanos,
-}
-
 impl Outside {
     /// Nothing was seen of the vCPU.
     pub const UNSEEN: Self = Self { seen: Nanos(0), record: 0, is_inside: true };
@@ -256,6 +252,9 @@ impl Vm {
             outside: BTreeMap::new(),
             left_open: Vec::new(),
             lost: Recent::default(),
+            misfits: Vec::new(),
+            has_other_roots: false,
+            last_hold: Default::default(),
             pairs: Vec::new(),
         }
     }

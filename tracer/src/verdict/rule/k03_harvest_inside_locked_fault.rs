@@ -2,9 +2,11 @@
 //!
 //! A harvest word lies inside a stretch in which a fault held mmu_lock: the lock, the clock or the trace is broken.
 //!
-//! Two harvests that visit words at the same time are the same thing. This is an integrity violation, not a verdict on
-//! a page: the finding is `unknown`, and the guarantee that slow faults and harvests exclude each other is withdrawn
-//! for the pages concerned, which K02 then judges by intervals alone.
+//! Two harvests that visit words at the same time, or two faults of the shadow MMU that set SPTEs at the same time,
+//! are the same thing. So are two changes of one SPTE of the TDP MMU of which each found the value from before the
+//! other: a store under the lock was not atomic (ba3a6120a4e7), or a change was not seen. This is an integrity
+//! violation, not a verdict on a page: the finding is `unknown`, and the guarantee that slow faults and harvests
+//! exclude each other is withdrawn for the pages concerned, which K02 then judges by intervals alone.
 //!
 //! Kernel: `kvm_get_dirty_log_protect()` and `kvm_clear_dirty_log_protect()` (virt/kvm/kvm_main.c) hold `mmu_lock`
 //! for writing around all words; faults hold it for reading (TDP MMU) or writing (shadow MMU) from the mark to the
@@ -25,7 +27,10 @@
 //! Look-alikes: a word during which a split dropped the lock, or could have (KVM_DIRTY_LOG_INITIALLY_SET), is cut and
 //! not used; a first word's xchg, whose interval reaches back before the lock, is not used either.
 //!
-//! Blind spots: overlaps shorter than the clock uncertainty.
+//! Value chains leave out A and D, which the CPU sets, and everything within 200 ms of a dropped record, a split, a
+//! change that names no VM or a slot that is gone.
+//!
+//! Blind spots: overlaps shorter than the clock uncertainty; SPTE values of the shadow MMU, whose zaps have no record.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};
