@@ -254,7 +254,7 @@ impl Machine {
     /// The bitmap in user space at the ioctl's return, with SPTEs read back (tracepoint plan); words emitted.
     fn emit_user_words(&self, t: &Thread, slot: usize, reported: &[u64]) -> u64 {
         let base = self.world.borrow().slots[slot].base;
-        let word_of = |gfn: u64| base + (gfn - base & !63);
+        let word_of = |gfn: u64| base + ((gfn - base) & !63);
         let words: BTreeSet<u64> = reported.iter().copied().map(word_of).collect();
         let mut emitted = 0;
         for first in words {
@@ -269,7 +269,7 @@ impl Machine {
         let word_of = |gfn: u64| {
             let world = self.world.borrow();
             let base = world.slots[world.slot_of(gfn)].base;
-            base + (gfn - base & !63)
+            base + ((gfn - base) & !63)
         };
         let batches = popped.chunk_by(|one, next| word_of(*one) == word_of(*next));
         batches.map(|batch| self.emit_user_word(t, word_of(batch[0]), batch.iter().copied())).sum()
