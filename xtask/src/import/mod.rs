@@ -35,7 +35,7 @@ pub struct Flags {
 }
 
 /// Kernels of the document, and the functions of its table that they have not.
-const KERNELS: [(&str, &[&str]); 3] = [("6.1", &["fast_page_fault"]), ("6.12", &[]), ("7.3", &[])];
+const KERNELS: [(&str, &[&str]); 2] = [("6.1", &["fast_page_fault"]), ("6.12", &[])];
 
 /// The page with the kprobes.
 const PAGE: &str = "docs/import.md";
