@@ -200,6 +200,10 @@ impl Value for u64 {
 
     fn parse(text: &str, fields: &Fields<'_>) -> Option<Self> {
         if text == "all" {
+            // One gfn alone looks like a number.
+            if let (None, Some(gfns)) = (fields.text("mask"), fields.text("gfns")) {
+                return mask_of(gfns, fields.page.get()?);
+            }
             let mask = fields.mask_text().filter(|mask| *mask != "all")?;
             return Self::parse(mask, fields);
         }

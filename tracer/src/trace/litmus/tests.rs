@@ -152,3 +152,9 @@ proptest! {
         prop_assert_eq!(again.write(), text);
     }
 }
+
+#[test]
+fn all_of_one_gfn_is_its_bit() {
+    let litmus = Litmus::read("vmm harvest-word gfns=0x7 protected=all slot=0:0+log\n").unwrap();
+    assert_eq!(litmus.batch.records[0].args[1..3], [1 << 7, 1 << 7]);
+}
