@@ -101,7 +101,10 @@ impl Detector {
         let epsilon = self.ctx.epsilon_ns;
         let is_ordered = one.span.hi.0.saturating_add(epsilon) < since.0;
         let fits = !is_ordered && self.fits(&other, &one);
-        let around = Span { lo: since.min(one.span.lo), hi: until };
+        // The record of a store may come long after it: what closed the page again is looked for since its begin.
+        let Some((begun, _)) = self.bracket_of(&one, opened) else { return };
+        let since = since.min(begun);
+        let around = Span { lo: since, hi: until };
         if fits || self.ctx.has_gap_in(around) || self.is_explained(vm, misfit, since) {
             return;
         }
