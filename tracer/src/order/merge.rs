@@ -5,9 +5,9 @@
 
 use std::cmp::Ordering;
 
-use crate::event::{
-    Anomaly, AnomalyKind, Batch, Class, CpuId, Gap, GapCause, Lane, Nanos, RawEvent,
-};
+use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, GapCause, Lane, Nanos, RawEvent};
+
+use super::number::{LaneState, Numbers, lane_of};
 
 /// What the merge hands out, in merge order.
 #[derive(Clone, Copy, Debug)]
@@ -44,19 +44,6 @@ pub struct Merge {
     released: Vec<RawEvent>,
 }
 
-/// A lane's numbers so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct LaneState {
-    is_known: bool,
-    /// The number that comes next.
-    next: u32,
-    last: Nanos,
-    /// The newest missing numbers, `missing.0..missing.1`.
-    missing: (u32, u32),
-    /// Drops the source told before a number could jump over them.
-    told: u64,
-}
-
 /// Records announced at a time: so many of their cache misses overlap.
 const AHEAD: usize = 32;
 
@@ -80,6 +67,7 @@ impl Merge {
             runs.push(self.hold_back(&run[late..]));
         });
 
+        let mut numbers = Numbers::of(&released, &batch.records);
         let mut sorted = runs.sorted();
         let mut ahead = Vec::with_capacity(AHEAD);
         loop {
@@ -93,7 +81,7 @@ impl Merge {
                 if gaps.next < record.ts_ns {
                     gaps.hand_out_before(record.ts_ns, &mut out);
                 }
-                self.check_number(record, &mut out);
+                self.check_number(record, &mut numbers, &mut out);
                 out(Item::Record(record));
             }
         }
@@ -149,46 +137,19 @@ impl Merge {
 
     /// Compares the record's number with its lane's.
     #[inline]
-    fn check_number(&mut self, record: &RawEvent, out: &mut impl FnMut(Item<'_>)) {
+    fn check_number(
+        &mut self,
+        record: &RawEvent,
+        numbers: &mut Numbers<'_>,
+        out: &mut impl FnMut(Item<'_>),
+    ) {
         let state = self.lane(lane_of(record));
         if record.seq == state.next && state.is_known {
             state.next = record.seq.wrapping_add(1);
-        } else if let Some(note) = state.jump(record) {
+        } else if let Some(note) = state.jump(record, numbers) {
             out(Item::Note(note));
         }
         state.last = Nanos(record.ts_ns);
-    }
-}
-
-impl LaneState {
-    /// The lane's number is not the one that was expected.
-    #[cold]
-    fn jump(&mut self, record: &RawEvent) -> Option<Note> {
-        let (next, (from, to)) = (self.next, self.missing);
-        let ahead = record.seq.wrapping_sub(next);
-        let was_known = std::mem::replace(&mut self.is_known, true);
-        if !was_known {
-            self.next = record.seq.wrapping_add(1);
-            None
-        } else if ahead < 1 << 31 {
-            // Told or not, this is where they are missing; only the count must not be added twice.
-            let told = self.told.min(ahead.into());
-            self.told -= told;
-            self.missing = (next, record.seq);
-            self.next = record.seq.wrapping_add(1);
-            Some(Note::Gap(Gap {
-                lane: Some(lane_of(record)),
-                hook: None,
-                cause: GapCause::RingFull,
-                from: self.last,
-                to: Nanos(record.ts_ns),
-                dropped: u64::from(ahead) - told,
-            }))
-        } else {
-            // The number was not dropped: an interrupting program took the next one and an earlier time.
-            let was_missing = record.seq.wrapping_sub(from) < to.wrapping_sub(from);
-            was_missing.then_some(Note::Found(1))
-        }
     }
 }
 
@@ -359,11 +320,6 @@ fn time_of_first(run: &[RawEvent]) -> u64 {
     run.first().map_or(u64::MAX, |record| record.ts_ns)
 }
 
-fn lane_of(record: &RawEvent) -> Lane {
-    let class = Class::from_u8(record.flags >> kvmdirty_common::raw::CLASS_SHIFT);
-    Lane { class: class.unwrap_or(Class::Page), cpu: CpuId(record.cpu) }
-}
-
 /// Merge order.
 fn by_key(a: &RawEvent, b: &RawEvent) -> Ordering {
     key_of(a).cmp(&key_of(b)).then_with(|| by_content(a, b))
@@ -378,6 +334,7 @@ fn by_content(a: &RawEvent, b: &RawEvent) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::CpuId;
 
     fn record(cpu: u16, seq: u32, ts_ns: u64) -> RawEvent {
         RawEvent { ts_ns, cpu, seq, kind: 2, ..RawEvent::default() }
@@ -472,10 +429,35 @@ mod tests {
         assert_eq!(merged(&[(&records, 3)]), ["1", "2", "3"]);
     }
 
+    /// ```text
+    /// program A                    program B, preempting A
+    /// takes number 2
+    ///                              takes number 3, its time is 20
+    /// its time is 30
+    /// ```
+    #[test]
+    fn a_record_whose_program_was_preempted_is_no_gap() {
+        let records = [record(0, 1, 10), record(0, 3, 20), record(0, 2, 30), record(0, 4, 40)];
+        assert_eq!(merged(&[(&records, 40)]), ["10", "20", "30", "40"]);
+        // It arrived and is held back.
+        assert_eq!(merged(&[(&records, 25)]), ["10", "20", "30", "40"]);
+        // Beside a real drop only that is counted.
+        let records = [record(0, 1, 10), record(0, 4, 20), record(0, 2, 30), record(0, 5, 40)];
+        assert_eq!(merged(&[(&records, 40)]), ["10", "gap 10..20 1", "20", "30", "40"]);
+        let records = [
+            record(0, u32::MAX - 1, 10),
+            record(0, 1, 20),
+            record(0, u32::MAX, 30),
+            record(0, 0, 40),
+        ];
+        assert_eq!(merged(&[(&records, 40)]), ["10", "20", "30", "40"]);
+    }
+
     #[test]
     fn a_number_that_turns_up_later_was_not_dropped() {
-        let records = [record(0, 1, 1), record(0, 3, 2), record(0, 2, 3), record(0, 4, 4)];
-        assert_eq!(merged(&[(&records, 4)]), ["1", "gap 1..2 1", "2", "found 1", "3", "4"]);
+        let batches: [(&[RawEvent], u64); 2] =
+            [(&[record(0, 1, 1), record(0, 3, 2)], 2), (&[record(0, 2, 3), record(0, 4, 4)], 4)];
+        assert_eq!(merged(&batches), ["1", "gap 1..2 1", "2", "found 1", "3", "4"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod instant;
 pub mod merge;
+mod number;
 pub mod relation;
 pub mod spool;
 
