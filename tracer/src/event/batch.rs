@@ -13,7 +13,8 @@ pub struct Batch {
     pub records: Vec<RawEvent>,
     /// Gaps that no jump in a lane's sequence shows: missed probes, a full thread table, damaged frames.
     pub gaps: Vec<Gap>,
-    /// Every record with `ts_ns` up to this has been delivered, in this batch or an earlier one.
+    /// Every record with `ts_ns` up to this has been delivered, in this batch or an earlier one, and with it every
+    /// record of its lane that has a lower number.
     pub watermark: Nanos,
 }
 

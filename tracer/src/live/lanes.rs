@@ -6,8 +6,8 @@
 //! That reading is the watermark. Counting numbers instead of ends would not do: where programs are preemptible (raw
 //! tracepoints of 7.x) two of them take the same number, and the count of records runs ahead of the numbers for good.
 //!
-//! Drops show as jumps of a lane's numbers once a later record arrives. Those that have not shown when the watermark
-//! passes them, or never will (before a lane's first record, behind a number that was taken twice), are told as gaps.
+//! Drops show as jumps of a lane's numbers once a later record arrives. Those that never do (after a lane's last
+//! record, before its first, behind a number that was taken twice) are told as gaps when the trace ends.
 
 use std::collections::BTreeMap;
 
@@ -31,23 +31,21 @@ pub struct Lanes {
     counted: BTreeMap<Lane, Counted>,
     /// Some CPU was inside a record at every attempt.
     is_busy: bool,
-    /// When nothing was owed last.
-    settled: Nanos,
 }
 
 /// What a lane has delivered.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     records: u64,
+    /// Records behind the end of the trace.
+    passed: u64,
     /// The number that comes next.
     next: u32,
     /// The newest missing numbers, `missing.0..missing.1`.
     missing: (u32, u32),
     last_ts: u64,
-    /// Drops that the pipeline knows of: by a jump of the numbers, or told.
+    /// Drops that jumps of the numbers showed.
     known: u64,
-    /// Of these: told, and no jump has shown them yet.
-    ahead: u64,
 }
 
 /// What the probe counted on a lane, at a moment when it was not at work there.
@@ -77,17 +75,19 @@ impl Lanes {
         }
     }
 
+    /// Takes note of a record that is delivered to nobody: its number shows nothing.
+    pub fn pass(&mut self, record: &RawEvent) {
+        self.seen.entry(lane_of(record)).or_default().passed += 1;
+    }
+
     /// Takes note of a delivered record.
     pub fn deliver(&mut self, record: &RawEvent) {
-        let class = Class::from_u8(record.flags >> CLASS_SHIFT).unwrap_or(Class::Page);
-        let seen = self.seen.entry(Lane { class, cpu: CpuId(record.cpu) }).or_default();
+        let seen = self.seen.entry(lane_of(record)).or_default();
         let ahead = record.seq.wrapping_sub(seen.next);
         if ahead == 0 || seen.records == 0 {
             seen.next = record.seq.wrapping_add(1);
         } else if ahead < 1 << 31 {
-            let told = seen.ahead.min(ahead.into());
-            seen.ahead -= told;
-            seen.known += u64::from(ahead) - told;
+            seen.known += u64::from(ahead);
             seen.missing = (seen.next, record.seq);
             seen.next = record.seq.wrapping_add(1);
         } else if record.seq.wrapping_sub(seen.missing.0)
@@ -105,7 +105,7 @@ impl Lanes {
     pub fn is_complete(&self) -> bool {
         !self.is_busy
             && self.counted.iter().all(|(lane, counted)| {
-                let delivered = self.seen.get(lane).map_or(0, |seen| seen.records);
+                let delivered = self.seen.get(lane).map_or(0, |seen| seen.records + seen.passed);
                 counted.ended <= delivered + counted.dropped
             })
     }
@@ -116,40 +116,31 @@ impl Lanes {
         self.counted.values().map(|counted| counted.dropped).sum()
     }
 
-    /// Drops up to `now` that no record's number has shown. Right only while [`Self::is_complete`].
-    pub fn untold(&mut self, now: Nanos) -> Vec<Gap> {
+    /// Drops that no record's number has shown, for the end of the trace. Right only while [`Self::is_complete`].
+    #[must_use]
+    pub fn untold(&self, end: Nanos) -> Vec<Gap> {
         let mut gaps = Vec::new();
         for (&lane, counted) in &self.counted {
-            let seen = self.seen.entry(lane).or_default();
+            let seen = self.seen.get(&lane).copied().unwrap_or_default();
             let owed = counted.dropped.saturating_sub(seen.known);
-            if owed == 0 {
-                continue;
-            }
             let ahead = (counted.seq as u32).wrapping_sub(seen.next);
             let is_jump = ahead < 1 << 31 && 0 < seen.records;
-            let ahead = if is_jump { u64::from(ahead) } else { 0 };
-            let trailing = ahead.saturating_sub(seen.ahead).min(owed);
-            // Drops up to `settled` were told then.
-            let last = self.settled.max(Nanos(seen.last_ts));
+            let trailing = if is_jump { owed.min(ahead.into()) } else { 0 };
             let gap = |lane, from, dropped| Gap {
                 lane,
                 hook: None,
                 cause: GapCause::RingFull,
                 from,
-                to: now,
+                to: end,
                 dropped,
             };
-            // The next record's number will jump over these; the merge knows that it was told.
             if 0 < trailing {
-                gaps.push(gap(Some(lane), last, trailing));
+                gaps.push(gap(Some(lane), Nanos(seen.last_ts), trailing));
             }
             if trailing < owed {
-                gaps.push(gap(None, self.settled, owed - trailing));
+                gaps.push(gap(None, Nanos(0), owed - trailing));
             }
-            seen.known = counted.dropped;
-            seen.ahead += trailing;
         }
-        self.settled = now;
         gaps
     }
 
@@ -157,13 +148,18 @@ impl Lanes {
     #[must_use]
     pub fn unfinished(&self, from: Nanos, to: Nanos) -> Option<Gap> {
         let owed = |(lane, counted): (&Lane, &Counted)| {
-            let delivered = self.seen.get(lane).map_or(0, |seen| seen.records);
+            let delivered = self.seen.get(lane).map_or(0, |seen| seen.records + seen.passed);
             counted.ended.saturating_sub(delivered + counted.dropped)
         };
         let dropped = self.counted.iter().map(owed).sum::<u64>() + u64::from(self.is_busy);
         let gap = Gap { lane: None, hook: None, cause: GapCause::ProbeMissed, from, to, dropped };
         (!self.is_complete()).then_some(gap)
     }
+}
+
+fn lane_of(record: &RawEvent) -> Lane {
+    let class = Class::from_u8(record.flags >> CLASS_SHIFT).unwrap_or(Class::Page);
+    Lane { class, cpu: CpuId(record.cpu) }
 }
 
 /// The counters of a CPU by class, unless a record was begun or not ended while they were read.
@@ -201,7 +197,7 @@ mod tests {
         RawEvent { seq, ts_ns, ..RawEvent::default() }
     }
 
-    fn told(lanes: &mut Lanes, now: u64) -> Vec<(bool, u64, u64)> {
+    fn told(lanes: &Lanes, now: u64) -> Vec<(bool, u64, u64)> {
         let gaps = lanes.untold(Nanos(now));
         gaps.iter().map(|gap| (gap.lane.is_some(), gap.from.0, gap.dropped)).collect()
     }
@@ -241,7 +237,7 @@ mod tests {
         lanes.read(1, words(1, 0, 3, 3));
         lanes.deliver(&record(0, 4));
         assert!(lanes.is_complete());
-        assert_eq!(told(&mut lanes, 10), []);
+        assert_eq!(told(&lanes, 10), []);
     }
 
     #[test]
@@ -259,30 +255,35 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_told_once_whether_or_not_a_later_record_shows_them() {
+    fn drops_that_a_later_record_shows_are_not_told() {
         let mut lanes = Lanes::default();
         lanes.deliver(&record(0, 5));
         lanes.read(1, words(3, 2, 3, 3));
         assert!(lanes.is_complete());
-        assert_eq!(told(&mut lanes, 10), [(true, 5, 2)]);
-        assert_eq!(told(&mut lanes, 11), []);
-        // The jump to 4 is the two that were told and a third.
+        assert_eq!(told(&lanes, 10), [(true, 5, 2)]);
         lanes.deliver(&record(4, 12));
         lanes.read(1, words(5, 3, 5, 5));
-        assert_eq!(told(&mut lanes, 20), [], "numbers 1 to 3 are accounted for");
+        assert_eq!(told(&lanes, 20), []);
     }
 
     #[test]
     fn drops_that_no_number_shows_are_told_of_every_lane() {
         let mut lanes = Lanes::default();
-        // Two were dropped before the lane's first record.
+        // Two were dropped before the lane's first record, one behind a counter that a stale store had set back.
         lanes.deliver(&record(2, 5));
-        lanes.read(1, words(3, 2, 3, 3));
-        assert_eq!(told(&mut lanes, 10), [(false, 0, 2)]);
-        // The counter was set back by a stale store, and a record dropped behind it.
         lanes.read(1, words(2, 3, 4, 4));
-        assert_eq!(told(&mut lanes, 20), [(false, 10, 1)]);
+        assert_eq!(told(&lanes, 20), [(false, 0, 3)]);
         assert_eq!(lanes.dropped(), 3);
+    }
+
+    #[test]
+    fn drops_that_a_record_behind_the_end_would_show_are_told() {
+        let mut lanes = Lanes::default();
+        lanes.deliver(&record(0, 5));
+        lanes.pass(&record(3, 50));
+        lanes.read(1, words(4, 2, 4, 4));
+        assert!(lanes.is_complete());
+        assert_eq!(told(&lanes, 10), [(true, 5, 2)]);
     }
 
     #[test]
@@ -290,9 +291,6 @@ mod tests {
         let mut lanes = Lanes::default();
         lanes.read(1, words(2, 2, 2, 2));
         assert!(lanes.is_complete());
-        assert_eq!(told(&mut lanes, 10), [(false, 0, 2)]);
-        lanes.deliver(&record(2, 12));
-        lanes.read(1, words(3, 2, 3, 3));
-        assert_eq!(told(&mut lanes, 20), []);
+        assert_eq!(told(&lanes, 10), [(false, 0, 2)]);
     }
 }

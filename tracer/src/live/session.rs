@@ -180,9 +180,6 @@ impl Session {
         if POLL_NS <= now.since(self.misses.polled()) {
             gaps = self.misses.poll(&self.object);
         }
-        if self.lanes.is_complete() {
-            gaps.append(&mut self.lanes.untold(now));
-        }
         self.advance(now);
         Ok(Batch { records, gaps, watermark: self.watermark })
     }
@@ -195,6 +192,8 @@ impl Session {
         if self.end.is_none() {
             self.end = Some((Nanos(clock::now()), self.misses.poll(&self.object)));
             self.object.detach_all();
+            // The counts are final now; what was missed meanwhile lies behind the end.
+            let _ = self.misses.poll(&self.object);
         }
     }
 
@@ -204,7 +203,7 @@ impl Session {
     /// As [`Self::drain`].
     pub fn finish(mut self) -> Result<Batch, LiveError> {
         self.detach();
-        let (end, mut gaps) = self.end.take().expect("detach sets it");
+        let (end, mut gaps) = self.end.clone().expect("detach sets it");
         // Programs that are running when their link goes away finish once they are scheduled again.
         let mut records = Vec::new();
         let begin = Nanos(clock::now());
@@ -218,7 +217,6 @@ impl Session {
         }
         gaps.append(&mut self.lanes.untold(end));
         gaps.extend(self.lanes.unfinished(self.watermark, end));
-        records.retain(|record| record.ts_ns <= end.0);
         gaps.retain(|gap| gap.from <= end);
         Ok(Batch { records, gaps, watermark: end })
     }
@@ -267,6 +265,11 @@ impl Session {
                 let Some(item) = ring.next() else { break };
                 let bytes = item.get(..RECORD_BYTES).expect("the probe writes whole records");
                 let record = RawEvent::read_from_bytes(bytes).expect("the length is a record's");
+                // Drops that only a record behind the end of the trace would show must be told instead.
+                if self.end.as_ref().is_some_and(|(end, _)| end.0 < record.ts_ns) {
+                    self.lanes.pass(&record);
+                    continue;
+                }
                 self.lanes.deliver(&record);
                 records.push(record);
             }

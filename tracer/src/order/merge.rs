@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, GapCause, Lane, Nanos, RawEvent};
+use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, Lane, Nanos, RawEvent};
 
 use super::number::{LaneState, Numbers, lane_of};
 
@@ -113,12 +113,7 @@ impl Merge {
 
     /// The gaps that end by the watermark, by their end.
     fn take_gaps(&mut self, batch: &Batch) -> Vec<Gap> {
-        for gap in &batch.gaps {
-            if let (Some(lane), GapCause::RingFull) = (gap.lane, gap.cause) {
-                self.lane(lane).told += gap.dropped;
-            }
-            self.held_gaps.push(*gap);
-        }
+        self.held_gaps.extend_from_slice(&batch.gaps);
         if self.held_gaps.is_empty() {
             return Vec::new();
         }
@@ -334,7 +329,6 @@ fn by_content(a: &RawEvent, b: &RawEvent) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::CpuId;
 
     fn record(cpu: u16, seq: u32, ts_ns: u64) -> RawEvent {
         RawEvent { ts_ns, cpu, seq, kind: 2, ..RawEvent::default() }
@@ -392,35 +386,6 @@ mod tests {
     fn a_jump_is_a_gap_between_the_neighbours_of_its_lane() {
         let lines = merged(&[(&[record(0, 1, 10), record(1, 5, 12), record(0, 4, 20)], 20)]);
         assert_eq!(lines, ["10", "12", "gap 10..20 2", "20"]);
-    }
-
-    #[test]
-    fn drops_that_were_told_are_located_again_and_not_counted_twice() {
-        let mut merge = Merge::default();
-        let mut dropped = Vec::new();
-        let mut push = |records: &[RawEvent], gaps: &[Gap], watermark| {
-            let batch = Batch {
-                records: records.to_vec(),
-                gaps: gaps.to_vec(),
-                watermark: Nanos(watermark),
-            };
-            merge.push(&batch, |item| {
-                if let Item::Note(Note::Gap(gap)) = item {
-                    dropped.push((gap.from.0, gap.to.0, gap.dropped));
-                }
-            });
-        };
-        let told = Gap {
-            lane: Some(Lane { class: Class::Page, cpu: CpuId(0) }),
-            hook: None,
-            cause: GapCause::RingFull,
-            from: Nanos(10),
-            to: Nanos(20),
-            dropped: 2,
-        };
-        push(&[record(0, 1, 10)], &[told], 20);
-        push(&[record(0, 5, 30), record(0, 7, 40)], &[], 40);
-        assert_eq!(dropped, [(10, 20, 2), (10, 30, 1), (30, 40, 1)]);
     }
 
     #[test]

@@ -13,8 +13,6 @@ pub struct LaneState {
     pub last: Nanos,
     /// The newest missing numbers, `missing.0..missing.1`.
     missing: (u32, u32),
-    /// Drops the source told before a number could jump over them.
-    pub told: u64,
     /// Missing numbers whose records are at hand and come later.
     stragglers: u64,
 }
@@ -36,16 +34,13 @@ impl LaneState {
             self.missing = (next, record.seq);
             self.next = record.seq.wrapping_add(1);
             let missing = u64::from(ahead) - stragglers;
-            // Told or not, this is where they are missing; only the count must not be added twice.
-            let told = self.told.min(missing);
-            self.told -= told;
             (missing != 0).then_some(Note::Gap(Gap {
                 lane: Some(lane),
                 hook: None,
                 cause: GapCause::RingFull,
                 from: self.last,
                 to: Nanos(record.ts_ns),
-                dropped: missing - told,
+                dropped: missing,
             }))
         } else {
             // The number was not dropped: an interrupting program took the next one and an earlier time.
