@@ -302,6 +302,12 @@ fn close(failed: bool) {
     if host.gpa == 0 {
         return;
     }
+    // The data is not there at the end either: another vCPU wrote over it, or the VMM threw the page away, and it may
+    // have been there before the mark.
+    let no_data = u64::from(flag::HOST_NO_DATA_AT_MARK);
+    if host.flags & no_data != 0 && shows_data(host) != Some(true) {
+        host.flags &= !no_data;
+    }
     if host.cache != 0 {
         host.slotref = Slot::read(field_or_0(host.cache, offset!(ghc_memslot))).slotref;
     }
