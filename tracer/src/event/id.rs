@@ -3,6 +3,8 @@
 use std::fmt;
 
 pub use kvmdirty_common::Class;
+use kvmdirty_common::RawEvent;
+use kvmdirty_common::raw::CLASS_SHIFT;
 
 /// Guest frame number: index of a guest-physical page (`gfn_t`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,15 @@ impl SlotId {
     #[must_use]
     pub const fn to_abi(self) -> u32 {
         (self.as_id as u32) << 16 | self.id as u32
+    }
+}
+
+impl Lane {
+    /// The lane of a record; of a class that nobody knows, that of page records.
+    #[must_use]
+    pub fn of(record: &RawEvent) -> Self {
+        let class = Class::from_u8(record.flags >> CLASS_SHIFT).unwrap_or(Class::Page);
+        Self { class, cpu: CpuId(record.cpu) }
     }
 }
 

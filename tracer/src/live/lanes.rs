@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 
-use kvmdirty_common::raw::CLASS_SHIFT;
 use kvmdirty_common::{Class, RawEvent};
 
 use crate::event::{CpuId, Gap, GapCause, Lane, Nanos};
@@ -77,12 +76,12 @@ impl Lanes {
 
     /// Takes note of a record that is delivered to nobody: its number shows nothing.
     pub fn pass(&mut self, record: &RawEvent) {
-        self.seen.entry(lane_of(record)).or_default().passed += 1;
+        self.seen.entry(Lane::of(record)).or_default().passed += 1;
     }
 
     /// Takes note of a delivered record.
     pub fn deliver(&mut self, record: &RawEvent) {
-        let seen = self.seen.entry(lane_of(record)).or_default();
+        let seen = self.seen.entry(Lane::of(record)).or_default();
         let ahead = record.seq.wrapping_sub(seen.next);
         if ahead == 0 || seen.records == 0 {
             seen.next = record.seq.wrapping_add(1);
@@ -155,11 +154,6 @@ impl Lanes {
         let gap = Gap { lane: None, hook: None, cause: GapCause::ProbeMissed, from, to, dropped };
         (!self.is_complete()).then_some(gap)
     }
-}
-
-fn lane_of(record: &RawEvent) -> Lane {
-    let class = Class::from_u8(record.flags >> CLASS_SHIFT).unwrap_or(Class::Page);
-    Lane { class, cpu: CpuId(record.cpu) }
 }
 
 /// The counters of a CPU by class, unless a record was begun or not ended while they were read.

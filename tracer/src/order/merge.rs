@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, Lane, Nanos, RawEvent};
 
-use super::number::{LaneState, Numbers, lane_of};
+use super::number::{LaneState, Numbers};
 
 /// What the merge hands out, in merge order.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ impl Merge {
             let late = run.partition_point(|record| record.ts_ns < passed.0);
             for record in &run[..late] {
                 let at = Nanos(record.ts_ns);
-                let lane = lane_of(record);
+                let lane = Lane::of(record);
                 out(Item::Note(Note::Late(Anomaly { at, lane, kind: AnomalyKind::Late })));
             }
             runs.push(self.hold_back(&run[late..]));
@@ -138,7 +138,7 @@ impl Merge {
         numbers: &mut Numbers<'_>,
         out: &mut impl FnMut(Item<'_>),
     ) {
-        let state = self.lane(lane_of(record));
+        let state = self.lane(Lane::of(record));
         if record.seq == state.next && state.is_known {
             state.next = record.seq.wrapping_add(1);
         } else if let Some(note) = state.jump(record, numbers) {

@@ -1,6 +1,6 @@
 //! Numbers of a lane: which jump is a drop, and which a record that only comes later.
 
-use crate::event::{Class, CpuId, Gap, GapCause, Lane, Nanos, RawEvent};
+use crate::event::{Gap, GapCause, Lane, Nanos, RawEvent};
 
 use super::merge::Note;
 
@@ -28,7 +28,7 @@ impl LaneState {
             self.next = record.seq.wrapping_add(1);
             None
         } else if ahead < 1 << 31 {
-            let lane = lane_of(record);
+            let lane = Lane::of(record);
             let stragglers = numbers.count(lane, next, record.seq).min(ahead.into());
             self.stragglers = stragglers;
             self.missing = (next, record.seq);
@@ -72,7 +72,8 @@ impl<'a> Numbers<'a> {
         let of = self.of;
         let sorted = self.sorted.get_or_insert_with(|| {
             let records = of.into_iter().flatten();
-            let mut numbers: Vec<_> = records.map(|record| (lane_of(record), record.seq)).collect();
+            let mut numbers: Vec<_> =
+                records.map(|record| (Lane::of(record), record.seq)).collect();
             numbers.sort_unstable();
             numbers.dedup();
             numbers
@@ -83,10 +84,4 @@ impl<'a> Numbers<'a> {
         let begin = sorted.partition_point(|&(of, _)| of < lane) as u64;
         if wraps { end - below(from) + (below(to) - begin) } else { below(to) - below(from) }
     }
-}
-
-/// The lane of a record.
-pub fn lane_of(record: &RawEvent) -> Lane {
-    let class = Class::from_u8(record.flags >> kvmdirty_common::raw::CLASS_SHIFT);
-    Lane { class: class.unwrap_or(Class::Page), cpu: CpuId(record.cpu) }
 }

@@ -30,6 +30,22 @@ pub(crate) type Records<'a> = &'a [(Ordinal, &'static str)];
 pub(crate) type PageAt = (usize, usize, Gfn);
 
 impl Detector {
+    /// Counts an integrity violation, and makes its case (K03): what cannot have been so accuses nobody.
+    pub(super) fn violation(&mut self, (vm, slot, gfn): PageAt, at: Nanos) -> Case {
+        self.ledger.integrity_total += 1;
+        Case {
+            rule: RuleId::K03,
+            verdict: Verdict::Unknown,
+            vm,
+            slot: Some(slot),
+            gfn: Some(gfn),
+            at,
+            proof: Proof::Absence,
+            known: None,
+            missing: None,
+        }
+    }
+
     /// Reports a finding; `tell` makes its sentence and is called for the first one of its page, and when it gets
     /// worse.
     pub(super) fn report(

@@ -15,11 +15,9 @@
 
 use crate::event::{Event, EventKind, Gfn, IoctlOp, Nanos, Span, Spte, VmId};
 use crate::order::Ordinal;
-use crate::verdict::ledger::Proof;
+use crate::verdict::RuleId;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{RuleId, Verdict};
 
-use super::case::Case;
 use super::slot::WordSeen;
 use super::{At, Detector};
 
@@ -111,18 +109,7 @@ impl Detector {
         if !self.ctx.rules.is_on(RuleId::K03) {
             return;
         }
-        self.ledger.integrity_total += 1;
-        let case = Case {
-            rule: RuleId::K03,
-            verdict: Verdict::Unknown,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: until,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = self.violation((vm, slot, gfn), until);
         let records = [
             (opened, "makes the page writable"),
             (found, "finds it read-only"),

@@ -2,10 +2,8 @@
 
 use crate::event::{Gfn, Span};
 use crate::order::relation::overlap_ns;
-use crate::verdict::ledger::Proof;
-use crate::verdict::{RuleId, UnknownCause, Verdict};
+use crate::verdict::{RuleId, UnknownCause};
 
-use super::case::Case;
 use super::slot::{Opening, WordSeen};
 use super::{At, Detector};
 
@@ -28,18 +26,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return false;
         }
-        self.ledger.integrity_total += 1;
-        let case = Case {
-            rule: RuleId::K03,
-            verdict: Verdict::Unknown,
-            vm,
-            slot: Some(opening.slot),
-            gfn: Some(opening.gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = self.violation((vm, opening.slot, opening.gfn), at.event.span.hi);
         let records = [
             (opening.mark.ordinal, "marks under mmu_lock"),
             (word.ordinal, "harvests under the same mmu_lock"),
@@ -74,18 +61,10 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return;
         }
-        self.ledger.integrity_total += 1;
-        let case = Case {
-            rule: RuleId::K03,
-            verdict: Verdict::Unknown,
-            vm,
-            slot: Some(word.slot),
-            gfn: Some(Gfn(word.first.0.wrapping_add(word.mask.trailing_zeros().into()))),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = self.violation(
+            (vm, word.slot, Gfn(word.first.0.wrapping_add(word.mask.trailing_zeros().into()))),
+            at.event.span.hi,
+        );
         let records = [
             (other.ordinal, "harvests under mmu_lock"),
             (word.ordinal, "harvests under the same mmu_lock"),
@@ -110,18 +89,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return;
         }
-        self.ledger.integrity_total += 1;
-        let case = Case {
-            rule: RuleId::K03,
-            verdict: Verdict::Unknown,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = self.violation((vm, slot, gfn), span.hi);
         let records = [
             (ordinal, "sets an SPTE under mmu_lock"),
             (at.ordinal, "sets an SPTE under the same mmu_lock"),
