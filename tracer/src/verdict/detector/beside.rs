@@ -8,7 +8,6 @@
 use crate::event::{EventKind, Gfn, MarkWord, Nanos, Operation, Span};
 use crate::order::relation::overlap_ns;
 use crate::order::{Relation, relation};
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
@@ -257,17 +256,7 @@ impl Detector {
                 (suspect.slot, suspect.gfn, suspect.word) != (opening.slot, gfn, word.ordinal)
             });
         }
-        let case = Case {
-            rule: RuleId::K02,
-            verdict,
-            vm,
-            slot: Some(opening.slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = Case::on_page(RuleId::K02, verdict, (vm, opening.slot, gfn), at.event.span.hi);
         let records = [
             (opening.mark.ordinal, "marks the page"),
             (word.ordinal, "takes the bit and finds nothing to protect"),

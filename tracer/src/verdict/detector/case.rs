@@ -29,13 +29,17 @@ pub(crate) type Records<'a> = &'a [(Ordinal, &'static str)];
 /// A page by index of its VM and slot.
 pub(crate) type PageAt = (usize, usize, Gfn);
 
-impl Detector {
-    /// Counts an integrity violation, and makes its case (K03): what cannot have been so accuses nobody.
-    pub(super) fn violation(&mut self, (vm, slot, gfn): PageAt, at: Nanos) -> Case {
-        self.ledger.integrity_total += 1;
-        Case {
-            rule: RuleId::K03,
-            verdict: Verdict::Unknown,
+impl Case {
+    /// The plain case of one page: the records themselves make it, nothing is known of it, no edge is missing.
+    pub(crate) fn on_page(
+        rule: RuleId,
+        verdict: Verdict,
+        (vm, slot, gfn): PageAt,
+        at: Nanos,
+    ) -> Self {
+        Self {
+            rule,
+            verdict,
             vm,
             slot: Some(slot),
             gfn: Some(gfn),
@@ -44,6 +48,14 @@ impl Detector {
             known: None,
             missing: None,
         }
+    }
+}
+
+impl Detector {
+    /// Counts an integrity violation, and makes its case (K03): what cannot have been so accuses nobody.
+    pub(super) fn violation(&mut self, page: PageAt, at: Nanos) -> Case {
+        self.ledger.integrity_total += 1;
+        Case::on_page(RuleId::K03, Verdict::Unknown, page, at)
     }
 
     /// Reports a finding; `tell` makes its sentence and is called for the first one of its page, and when it gets

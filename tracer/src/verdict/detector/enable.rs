@@ -163,17 +163,8 @@ impl Detector {
         gfn: Gfn,
         page: Page,
     ) {
-        let case = Case {
-            rule: RuleId::K15,
-            verdict: Verdict::Lost,
-            vm: ioctl.vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case =
+            Case::on_page(RuleId::K15, Verdict::Lost, (ioctl.vm, slot, gfn), at.event.span.hi);
         let records = [
             (page.changed.ordinal(self.ctx.spool.newest()), "made the page writable"),
             (ioctl.ordinal, "begins to turn logging on"),
@@ -245,15 +236,9 @@ impl Detector {
     ) {
         let is_known = ioctl.protects == 0 && self.ctx.release < Release { major: 6, minor: 0 };
         let case = Case {
-            rule: RuleId::K05,
-            verdict: Verdict::Lost,
-            vm: ioctl.vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
             proof: Proof::NoFlush,
             known: is_known.then_some(ENABLE_WITHOUT_FLUSH),
-            missing: None,
+            ..Case::on_page(RuleId::K05, Verdict::Lost, (ioctl.vm, slot, gfn), at.event.span.hi)
         };
         let records = [
             (ioctl.ordinal, "begins to turn logging on"),

@@ -316,15 +316,8 @@ impl Detector {
         let pages = pages_of_level(page.level);
         let first = Gfn(page.gfn.0 & !(pages - 1));
         let case = Case {
-            rule: RuleId::K13,
-            verdict: Verdict::Lost,
-            vm,
-            slot: Some(slot),
-            gfn: Some(first),
-            at: at.event.span.hi,
             proof: Proof::Values,
-            known: None,
-            missing: None,
+            ..Case::on_page(RuleId::K13, Verdict::Lost, (vm, slot, first), at.event.span.hi)
         };
         let records =
             [(mark.ordinal, "marks one page"), (at.ordinal, "makes a huge page writable")];

@@ -172,16 +172,11 @@ impl Detector {
         records: super::case::Records<'_>,
         tell: impl FnOnce(Gfn) -> String,
     ) {
+        let page = (change.vm, change.slot, change.gfn);
         let case = Case {
-            rule,
-            verdict: Verdict::AtRisk,
-            vm: change.vm,
-            slot: Some(change.slot),
-            gfn: Some(change.gfn),
-            at: at.event.span.hi,
             proof: Proof::NoFlush,
-            known: None,
             missing: Some(EdgeKind::FlushAck),
+            ..Case::on_page(rule, Verdict::AtRisk, page, at.event.span.hi)
         };
         self.report(case, records, || tell(change.gfn));
     }

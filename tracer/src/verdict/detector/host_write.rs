@@ -92,15 +92,9 @@ impl Detector {
             return;
         }
         let case = Case {
-            rule: RuleId::K08,
-            verdict: Verdict::AtRisk,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
             proof: Proof::Values,
-            known: None,
             missing: Some(EdgeKind::ProgramOrder),
+            ..Case::on_page(RuleId::K08, Verdict::AtRisk, (vm, slot, gfn), at.event.span.hi)
         };
         let records =
             [(mark, "marks the page, whose bytes are still old"), (at.ordinal, "writes the page")];

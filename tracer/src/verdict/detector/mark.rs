@@ -2,7 +2,6 @@
 
 use crate::event::{EventKind, Gfn, IoctlOp, MarkWord, Nanos, Operation, Span};
 use crate::order::Ordinal;
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
@@ -269,15 +268,8 @@ impl Detector {
         let is_known =
             !has_vcpu && self.vms[vm].ring_bytes == 0 && drops_marks_without_vcpu(self.ctx.release);
         let case = Case {
-            rule: RuleId::K07,
-            verdict: Verdict::Lost,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: span.hi,
-            proof: Proof::Absence,
             known: is_known.then_some(MARK_WITHOUT_VCPU),
-            missing: None,
+            ..Case::on_page(RuleId::K07, Verdict::Lost, (vm, slot, gfn), span.hi)
         };
         let records = [(ordinal, "marks the page; nothing is recorded")];
         self.report(case, &records, || {
@@ -366,17 +358,7 @@ impl Detector {
             .collect();
         let begun = found.harvest_begun;
         for (gfn, mark) in overdue {
-            let case = Case {
-                rule: RuleId::K07,
-                verdict: Verdict::Lost,
-                vm,
-                slot: Some(slot),
-                gfn: Some(gfn),
-                at: at.event.span.hi,
-                proof: Proof::Absence,
-                known: None,
-                missing: None,
-            };
+            let case = Case::on_page(RuleId::K07, Verdict::Lost, (vm, slot, gfn), at.event.span.hi);
             let records = [
                 (mark, "marks the page"),
                 (begun, "begins to harvest the slot"),

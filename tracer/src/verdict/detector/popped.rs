@@ -11,7 +11,6 @@
 
 use crate::event::{Event, EventKind, Gfn, IoctlOp, Nanos, Operation};
 use crate::order::Ordinal;
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
@@ -135,18 +134,7 @@ impl Detector {
     /// K06 by values: popped, never protected, never pushed again.
     fn report_unreset(&mut self, vm: usize, left: LeftOpen, vcpus: &[Outside]) {
         let LeftOpen { slot, gfn, records: [begin, reset, word, end], .. } = left;
-        let case = Case {
-            rule: RuleId::K06,
-            verdict: Verdict::Lost,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            // A record dropped up to now could be the push that explains it.
-            at: self.ctx.now,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = Case::on_page(RuleId::K06, Verdict::Lost, (vm, slot, gfn), self.ctx.now);
         let mut records = vec![
             (begin, "begins to reset the rings"),
             (reset, "pops entries"),

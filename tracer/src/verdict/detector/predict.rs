@@ -2,7 +2,6 @@
 //! timing would lose the page.
 
 use crate::event::Span;
-use crate::verdict::ledger::Proof;
 use crate::verdict::{EdgeKind, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
@@ -51,15 +50,8 @@ impl Detector {
         }
         let gfn = opening.gfn;
         let case = Case {
-            rule: RuleId::K02,
-            verdict: Verdict::AtRisk,
-            vm,
-            slot: Some(opening.slot),
-            gfn: Some(gfn),
-            at: opening.store.hi,
-            proof: Proof::Absence,
-            known: None,
             missing: Some(EdgeKind::ProgramOrder),
+            ..Case::on_page(RuleId::K02, Verdict::AtRisk, (vm, opening.slot, gfn), opening.store.hi)
         };
         let records = [
             (opening.mark.ordinal, "marks the page, whose SPTE is still closed"),

@@ -1,7 +1,6 @@
 //! Dirty rings: pushes report a page, resets take it back (K06).
 
 use crate::event::{EventKind, Gfn, MarkWord, Operation, VcpuId};
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
@@ -246,17 +245,7 @@ impl Detector {
         let Suspect { slot, gfn, word: reset, .. } = suspect;
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let newest = self.ctx.spool.newest();
-        let case = Case {
-            rule: RuleId::K06,
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = Case::on_page(RuleId::K06, verdict, (vm, slot, gfn), at.event.span.hi);
         let records = [
             (page.mark.ordinal(newest), "pushes the page"),
             (page.changed.ordinal(newest), "made the page writable"),

@@ -63,15 +63,8 @@ impl Detector {
             return;
         }
         let case = Case {
-            rule: RuleId::K01,
-            verdict: Verdict::Lost,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
             proof: Proof::Values,
-            known: None,
-            missing: None,
+            ..Case::on_page(RuleId::K01, Verdict::Lost, (vm, slot, gfn), at.event.span.hi)
         };
         let records = [(at.ordinal, "makes the page writable, its bit is clear")];
         self.report(case, &records, || {

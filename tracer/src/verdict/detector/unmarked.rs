@@ -11,7 +11,6 @@
 
 use crate::event::{Gfn, Span};
 use crate::order::Ordinal;
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
 use crate::verdict::{EdgeKind, RuleId, UnknownCause, Verdict};
 
@@ -129,15 +128,8 @@ impl Detector {
             return;
         }
         let case = Case {
-            rule: by.rule(),
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: bracket.hi,
-            proof: Proof::Absence,
-            known: None,
             missing: (verdict == Verdict::AtRisk).then_some(EdgeKind::ProgramOrder),
+            ..Case::on_page(by.rule(), verdict, (vm, slot, gfn), bracket.hi)
         };
         let mut records = vec![(taken, "took the bit")];
         match by {

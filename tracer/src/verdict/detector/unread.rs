@@ -2,7 +2,6 @@
 
 use crate::event::{Gfn, IoctlOp, Nanos, Operation, Span};
 use crate::order::Ordinal;
-use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
@@ -93,17 +92,7 @@ impl Detector {
 
     fn report_unread(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {
         let verdict = if self.ctx.is_final { Verdict::Lost } else { Verdict::Exposed };
-        let case = Case {
-            rule: RuleId::K14,
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = Case::on_page(RuleId::K14, verdict, (vm, slot, gfn), at.event.span.hi);
         let records = [(mark, "marks the page after the last GET"), (at.ordinal, "clears the bit")];
         self.report(case, &records, || {
             format!("CLEAR took the bit of gfn {gfn}, which was set only after the last GET had returned")

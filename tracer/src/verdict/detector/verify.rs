@@ -156,15 +156,14 @@ impl Detector {
             let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
             let is_clean = matches!(page.report, Report::Clean | Report::Unknown);
             let case = Case {
-                rule,
-                verdict: if is_clean { verdict } else { Verdict::AtRisk },
-                vm: ioctl.vm,
-                slot: Some(word.slot),
-                gfn: Some(gfn),
-                at: at.event.span.hi,
                 proof: Proof::NoFlush,
-                known: None,
                 missing: other.is_some().then_some(EdgeKind::FlushAck),
+                ..Case::on_page(
+                    rule,
+                    if is_clean { verdict } else { Verdict::AtRisk },
+                    (ioctl.vm, word.slot, gfn),
+                    at.event.span.hi,
+                )
             };
             let mut records = vec![
                 (ioctl.ordinal, "begins to harvest"),
@@ -203,15 +202,13 @@ impl Detector {
             }
             assumed += 1;
             let case = Case {
-                rule: RuleId::K10,
-                verdict: Verdict::Lost,
-                vm: ioctl.vm,
-                slot: Some(word.slot),
-                gfn: Some(gfn),
-                at: at.event.span.hi,
                 proof: Proof::NoFlush,
-                known: None,
-                missing: None,
+                ..Case::on_page(
+                    RuleId::K10,
+                    Verdict::Lost,
+                    (ioctl.vm, word.slot, gfn),
+                    at.event.span.hi,
+                )
             };
             let records = [
                 (closing, "makes the page read-only, does not flush yet"),
@@ -294,17 +291,7 @@ impl Detector {
         let Suspect { slot, gfn, word, .. } = suspect;
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         let opened = page.changed.ordinal(self.ctx.spool.newest());
-        let case = Case {
-            rule: RuleId::K04,
-            verdict,
-            vm,
-            slot: Some(slot),
-            gfn: Some(gfn),
-            at: at.event.span.hi,
-            proof: Proof::Absence,
-            known: None,
-            missing: None,
-        };
+        let case = Case::on_page(RuleId::K04, verdict, (vm, slot, gfn), at.event.span.hi);
         let records = [
             (opened, "made the page writable"),
             (word, "takes the bit, clears no W"),
