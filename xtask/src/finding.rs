@@ -12,10 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     lab::{
+        guest::{self, Ran},
         kernel,
         machine::{self, Mmu, Output, Shape},
         payload::{Command, Job},
-        report::{LostPage, Report},
+        report::LostPage,
     },
     workspace,
 };
@@ -125,12 +126,14 @@ fn boot(name: &str, expected: Expected, seconds: u32) -> Result<Vec<Row>> {
 fn script(seconds: u32) -> String {
     let guest = |name: &str, more: &str| {
         format!(
-            "kvmdirty-trace demo --headless --json --seconds {seconds} {GUEST} {more} \
-             --output /out/{name}.kdt > /out/{name}.json 2> /out/{name}.errors
-kvmdirty-trace export /out/{name}.kdt --format jsonl --kind ring-reset > /out/{name}.resets\n"
+            "guest {name} kvmdirty-trace demo --headless --json --seconds {seconds} {GUEST} {more} \
+             --output /out/{name}.kdt
+kvmdirty-trace export /out/{name}.kdt --format jsonl --kind ring-reset > /out/{name}.ring-resets\n"
         )
     };
-    guest(name_of(true), "--workload=ring-signals") + &guest(name_of(false), "")
+    guest::function()
+        + &guest(name_of(true), "--workload=ring-signals")
+        + &guest(name_of(false), "")
 }
 
 const fn name_of(has_signals: bool) -> &'static str {
@@ -141,8 +144,12 @@ impl Row {
     fn read(out: &Path, release: String, expected: Expected, has_signals: bool) -> Result<Self> {
         let file =
             |ending: &str| -> PathBuf { out.join(format!("{}.{ending}", name_of(has_signals))) };
-        let report = Report::read(&file("json"))?;
-        let resets = file("resets");
+        let Ran { report, resets: guest_resets } = Ran::read(out, name_of(has_signals));
+        let report = report.with_context(|| format!("{release} ({})", name_of(has_signals)))?;
+        if 0 < guest_resets {
+            eprintln!("{release} ({}): {}", name_of(has_signals), guest::in_words(guest_resets));
+        }
+        let resets = file("ring-resets");
         let resets =
             fs::read_to_string(&resets).with_context(|| format!("read {}", resets.display()))?;
         let resets: Vec<&str> =

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     lab::{
+        guest::{self, Ran},
         kernel,
         machine::{self, Mmu, Output, Shape},
         payload::{self, Command, Job},
@@ -76,20 +77,24 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
 
 fn record(flags: &Flags) -> Result<Run> {
     let Flags { kernel, seconds, .. } = flags;
-    let line = format!(
-        "kvmdirty-trace demo --headless --json --seconds {seconds} {GUEST} --output /out/long.kdt \
-         > /out/long.json"
-    );
-    let job = Job::with_tool(Command::Shell(line))?;
-    // Twice the guest's time: the emulated clock lags behind on a busy machine.
-    let timeout_s = 2 * seconds + 300;
+    let script = guest::function()
+        + &format!(
+            "guest long kvmdirty-trace demo --headless --json --seconds {seconds} {GUEST} \
+             --output /out/long.kdt"
+        );
+    let job = Job::with_tool(Command::Shell(script))?;
+    // Twice the guest's time: the emulated clock lags behind on a busy machine. And twice that: see [`guest`].
+    let timeout_s = 4 * seconds + 300;
     let shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 2048, timeout_s };
     let folder = format!("long/{kernel}");
-    let run = machine::run_guest(kernel::named(kernel)?, &shape, &job, &folder, Output::Kept)?;
+    let run = machine::run(kernel::named(kernel)?, &shape, &job, &folder, Output::Kept)?;
     let out = run.folder.join("out");
     let recording = out.join("long.kdt");
-    let live = Report::read(&out.join("long.json"))
-        .with_context(|| format!("the tool left no report ({})", run.folder.display()))?;
+    let Ran { report, resets } = Ran::read(&out, "long");
+    let live = report.with_context(|| format!("long run ({})", run.folder.display()))?;
+    if 0 < resets {
+        eprintln!("{}", guest::in_words(resets));
+    }
     let bytes = fs::metadata(&recording).map_or(0, |file| file.len());
     let checked = check(&recording)?;
     Ok(Run { release: run.release, seconds: *seconds, live, checked, bytes })

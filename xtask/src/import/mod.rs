@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     lab::{
-        kernel,
-        machine::{self, Mmu, Output, Shape},
+        guest, kernel,
+        machine::{Mmu, Output, Shape},
         payload::{self, Command, Job},
     },
     process,
@@ -111,7 +111,8 @@ fn record(name: &str, mode: &str, trace_cmd: &TraceCmd) -> Result<(PathBuf, Vec<
     job.files.push(("lab/kprobes".to_owned(), kprobes()?));
     let shape = Shape { mmu: Mmu::Tdp, cpus: 2, memory_mib: 1536, timeout_s: 900 };
     let folder = format!("import/{name}");
-    let run = machine::run(kernel::named(name)?, &shape, &job, &folder, Output::Kept)?;
+    let (run, resets) = guest::run(kernel::named(name)?, &shape, &job, &folder, Output::Kept)?;
+    ensure!(!guest::is_every_run(resets), guest::no_result());
     let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
     ensure!(
         run.status == 0,

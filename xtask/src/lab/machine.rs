@@ -133,44 +133,6 @@ pub fn run(kernel: &Kernel, shape: &Shape, job: &Job, folder: &str, output: Outp
     }
 }
 
-/// Like [`run`], and again where a guest inside was reset under its VMM.
-///
-/// The emulator's nested SVM ended the demo's guest in a shutdown in 3 of 9 runs on two idle cores (7.3 and a rebuilt
-/// 6.12), in none of some 160 runs on busy ones (5.10 to 7.3, every memory management, TCG with `thread=multi`), and
-/// never on a processor. The registers say nothing: KVM resets a vCPU that shuts down (`shutdown_interception()`), so
-/// its rip is always 0xfff0. The guest has no interrupt table, so any exception ends there, also one that the emulator
-/// raises by mistake: a fault of the second stage of a page walk, say, given to the guest as a page fault. To find out,
-/// run the emulator with `-d int,cpu_reset -D FILE` on idle cores: the vector before the last reset is the cause.
-///
-/// Such a run says nothing about the tool; each one is told.
-///
-/// # Errors
-///
-/// As [`run`].
-pub fn run_guest(
-    kernel: &Kernel,
-    shape: &Shape,
-    job: &Job,
-    folder: &str,
-    output: Output,
-) -> Result<Run> {
-    for again in 1..=GUEST_RESETS_MAX {
-        let run = run(kernel, shape, job, folder, output)?;
-        let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
-        if !errors.contains(GUEST_WAS_RESET) {
-            return Ok(run);
-        }
-        println!("{folder}: the emulator reset a vCPU of the guest; run {} follows", again + 1);
-    }
-    run(kernel, shape, job, folder, output)
-}
-
-/// What the demo says of a guest that was reset.
-pub const GUEST_WAS_RESET: &str = "left the guest unexpectedly: Shutdown";
-
-/// Runs given up because of a reset before the last one counts.
-const GUEST_RESETS_MAX: u32 = 5;
-
 fn unpack_out(folder: &Path) -> Result<()> {
     let archive = folder.join("files");
     let out = workspace::make_empty(folder.join("out"))?;

@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: emulated machines with stock kernels, nested virtualization and real guests.
 
+pub mod guest;
 pub mod kernel;
 pub mod machine;
 pub mod payload;
@@ -94,21 +95,25 @@ fn run_command(flags: &Flags) -> Result<ExitCode> {
     let mut worst = 0;
     for kernel in kernels {
         eprintln!("lab {}: booting", kernel.name);
-        let run = machine::run(kernel, &flags.shape, &job, kernel.name, Output::Streamed)
+        let (run, resets) = guest::run(kernel, &flags.shape, &job, kernel.name, Output::Streamed)
             .with_context(|| format!("lab {}", kernel.name))?;
+        let status = if guest::is_every_run(resets) { INCONCLUSIVE } else { run.status };
         eprintln!(
             "lab {}: {}: exit status {} (up after {:.1} s, off after {:.1} s, {} retries)",
             kernel.name,
             run.release,
-            run.status,
+            status,
             run.boot.as_secs_f64(),
             run.whole.as_secs_f64(),
             run.retries,
         );
-        worst = [worst, run.status].into_iter().max_by_key(|&status| severity(status)).unwrap_or(0);
+        worst = [worst, status].into_iter().max_by_key(|&status| severity(status)).unwrap_or(0);
     }
     Ok(ExitCode::from(worst))
 }
+
+/// The exit status of a command of which nothing can be said.
+const INCONCLUSIVE: u8 = 3;
 
 /// Ranks exit statuses: a failure above a hazard, a hazard above an inconclusive run.
 fn severity(status: u8) -> u8 {

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result};
 use super::{Row, mmu_name, paths};
 use crate::{
     lab::{
+        guest::{self, Ran},
         kernel::Kernel,
-        machine::{self, GUEST_WAS_RESET, Mmu, Output, Shape},
+        machine::{self, Mmu, Output, Shape},
         payload::{Command, Job},
-        report::Report,
     },
     workspace,
 };
@@ -134,35 +134,18 @@ impl Cell {
     pub fn rows(&self) -> Vec<Row> {
         let release = fs::read_to_string(self.folder().join("release")).unwrap_or_default();
         let row = |guest: Guest| {
-            let report = self.folder().join("out").join(format!("{}.json", guest.file()));
-            let result = if report.is_file() {
-                // Only the cause: the document names no path of the machine it was made on.
-                Report::read(&report).map_err(|error| error.root_cause().to_string())
-            } else {
-                Err("it left no report".to_owned())
-            };
-            let resets = report.with_extension("resets");
-            let resets = fs::read_to_string(resets).unwrap_or_default().lines().count();
+            let Ran { report, resets } = Ran::read(&self.folder().join("out"), &guest.file());
+            // Only the cause: the document names no path of the machine it was made on.
+            let result = report.map_err(|error| error.root_cause().to_string());
             Row { cell: *self, guest, release: release.clone(), result, resets }
         };
         self.guests().into_iter().map(row).collect()
     }
 }
 
-/// Runs the guests in turn, each with a report of its own. One that the emulator resets (see
-/// [`machine::run_guest`]) runs again; each such time leaves a line in its `.resets`.
+/// Runs the guests in turn, each with a report of its own.
 fn script(guests: &[Guest], seconds: u32) -> String {
-    let mut text = format!(
-        "guest() {{
-    file=$1; shift
-    for attempt in 0 1 2 3 4; do
-        rm -f /out/$file.kdt
-        \"$@\" > /out/$file.json 2> /out/$file.errors
-        grep -q '{GUEST_WAS_RESET}' /out/$file.errors || return 0
-        echo $attempt >> /out/$file.resets
-    done
-}}\n"
-    );
+    let mut text = guest::function();
     for guest in guests {
         let Guest { mode, vcpus, flags, .. } = guest;
         // What happens to such a guest happens between two harvests, a few times a second.

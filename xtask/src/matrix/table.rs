@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Row, mmu_name};
-use crate::lab::{machine::Mmu, report::Report};
+use crate::lab::{guest, machine::Mmu, report::Report};
 
 const MMUS: [Mmu; 3] = [Mmu::Tdp, Mmu::Shadow, Mmu::Npt0];
 
@@ -74,7 +74,7 @@ fn in_words(row: &Row) -> String {
         }
     }
     if 0 < row.resets {
-        let _ = write!(words, "; guest reset by the emulator {} times before", row.resets);
+        let _ = write!(words, "; {}", guest::in_words(row.resets));
     }
     words.replace('\n', " ").replace('|', "/")
 }

@@ -8,8 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::mutant::{Mutant, Proof};
-use crate::lab::report::Report;
+use super::{
+    REPORT,
+    mutant::{Mutant, Proof},
+};
+use crate::lab::guest::{self, Ran};
 
 /// Pages by number; which slot they belong to follows from it.
 type Pages = BTreeSet<u64>;
@@ -29,6 +32,8 @@ pub struct Judgement {
     pub integrity: u64,
     /// The tool's exit status.
     pub status: u8,
+    /// Runs before this one that the emulator ended.
+    pub resets: usize,
     /// Records that were dropped.
     pub dropped: u64,
     /// Pages the tool had no verdict for.
@@ -44,13 +49,12 @@ impl Judgement {
     ///
     /// The tool wrote no report, or one that is not understood.
     pub fn read(folder: &Path, reach: u64) -> Result<Self> {
-        let report = Report::read(&folder.join("report.json"))?;
-        let text = |name: &str| {
-            let file = folder.join(name);
-            fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
-        };
-        let trace = text("fired")?;
-        let status = text("status")?.trim().parse().context("read the tool's exit status")?;
+        let Ran { report, resets } = Ran::read(folder, REPORT);
+        let report = report?;
+        let trace = folder.join("fired");
+        let trace =
+            fs::read_to_string(&trace).with_context(|| format!("read {}", trace.display()))?;
+        let status = guest::status(folder, REPORT)?;
         let mut named: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for finding in &report.hazards {
             let Some(first) = finding.page() else { continue };
@@ -70,6 +74,7 @@ impl Judgement {
             exposed: report.verdicts.exposed,
             integrity: report.integrity_violations,
             status,
+            resets,
             dropped: report.dropped_events,
             unknown: report.verdicts.unknown,
             skipped: skipped.collect(),

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     lab::{
+        guest::{self, Ran},
         kernel::MUTANT_BASE,
         machine::{self, Output, Shape},
         payload::{self, Command, Job},
@@ -124,12 +125,15 @@ pub fn prepare() -> Result<()> {
     Tree::prepare().map(drop)
 }
 
-/// Builds, boots and judges some mutants; what is not as it should be, by name.
+/// What came of a mutant in the test command: what is not as it should be, or why there is no result.
+pub type Outcome = Result<Vec<String>, String>;
+
+/// Builds, boots and judges some mutants, by name.
 ///
 /// # Errors
 ///
 /// Something cannot be fetched or built at all.
-pub fn complaints(names: &[&'static str]) -> Result<Vec<(&'static str, Vec<String>)>> {
+pub fn outcomes(names: &[&'static str]) -> Result<Vec<(&'static str, Outcome)>> {
     let flags = Flags {
         names: names.iter().map(|&name| name.to_owned()).collect(),
         list: false,
@@ -140,12 +144,16 @@ pub fn complaints(names: &[&'static str]) -> Result<Vec<(&'static str, Vec<Strin
         seconds: 5,
     };
     let (tree, tool) = (Tree::prepare()?, payload::static_tool()?);
-    let complain = |mutant: &'static Mutant| {
+    let outcome = |mutant: &'static Mutant| {
         let judged = boot(&tree, &tool, mutant, &flags).and_then(|()| judge(mutant));
         let complaints = judged.map(|judgement| judgement.complaints(mutant));
-        (mutant.name, complaints.unwrap_or_else(|error| vec![format!("{error:#}")]))
+        let outcome = match Ran::read(&out(mutant), REPORT).has_no_result() {
+            true => Err(guest::no_result()),
+            false => Ok(complaints.unwrap_or_else(|error| vec![format!("{error:#}")])),
+        };
+        (mutant.name, outcome)
     };
-    Ok(wanted(&flags.names)?.into_iter().map(complain).collect())
+    Ok(wanted(&flags.names)?.into_iter().map(outcome).collect())
 }
 
 fn wanted(names: &[String]) -> Result<Vec<&'static Mutant>> {
@@ -185,16 +193,24 @@ fn boot(tree: &Tree, tool: &Path, mutant: &Mutant, flags: &Flags) -> Result<()> 
     };
     let Mutant { mmu, .. } = *mutant;
     let shape = Shape { mmu, cpus: CPUS, memory_mib: MEMORY_MIB, timeout_s: TIMEOUT_S };
-    machine::run_guest(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
+    machine::run(&MUTANT_BASE, &shape, &job, &folder, Output::Kept)?;
     Ok(())
 }
 
 /// Judges what the mutant's run left.
 fn judge(mutant: &Mutant) -> Result<Judgement> {
-    let out = workspace::root().join("target/lab/mutants").join(mutant.name).join("out");
+    let out = out(mutant);
     Judgement::read(&out, mutant.reach)
         .with_context(|| format!("no result of {} ({})", mutant.name, out.display()))
 }
+
+/// What the mutant's machine brought back.
+fn out(mutant: &Mutant) -> PathBuf {
+    workspace::root().join("target/lab/mutants").join(mutant.name).join("out")
+}
+
+/// The name of the guest in it.
+const REPORT: &str = "report";
 
 const CPUS: u32 = 2;
 const MEMORY_MIB: u32 = 1536;
@@ -202,18 +218,19 @@ const TIMEOUT_S: u64 = 300;
 
 /// Runs the demo's guest under the tool; what fired goes into a file beside the report.
 fn script(mutant: &Mutant, flags: &Flags) -> String {
-    let Mutant { setup, guest, .. } = mutant;
+    let Mutant { setup, guest: words, .. } = mutant;
     let Flags { seconds, record, .. } = flags;
-    let has_seconds = guest.iter().any(|flag| flag.starts_with("--seconds"));
+    let has_seconds = words.iter().any(|flag| flag.starts_with("--seconds"));
     let seconds = if has_seconds { String::new() } else { format!("--seconds {seconds}") };
-    let guest = guest.join(" ");
-    let output = if *record { "--output /out/mutant.kdt" } else { "" };
+    let words = words.join(" ");
+    let function = guest::function();
+    let output = if *record { "--output /out/report.kdt" } else { "" };
     format!(
         "echo 65536 > /sys/kernel/tracing/buffer_size_kb
 {setup}
-kvmdirty-trace demo --headless --json {seconds} {guest} {output} > /out/report.json
+{function}
+guest {REPORT} kvmdirty-trace demo --headless --json {seconds} {words} {output}
 status=$?
-echo $status > /out/status
 grep -o 'mutant fired .*' /sys/kernel/tracing/trace | sort -u > /out/fired
 dmesg > /out/dmesg
 exit $status

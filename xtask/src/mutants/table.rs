@@ -6,6 +6,7 @@ use super::{
     judgement::Judgement,
     mutant::{Mutant, Proof},
 };
+use crate::lab::guest;
 
 /// One mutant and what became of it.
 #[derive(Debug)]
@@ -103,6 +104,10 @@ fn line(Row { mutant, result }: &Row) -> String {
         ([], true) => "caught".to_owned(),
         ([], false) => "clean".to_owned(),
         _ => complaints.join("; "),
+    };
+    let verdict = match judgement.resets {
+        0 => verdict,
+        resets => format!("{verdict}; {}", guest::in_words(resets)),
     };
     let lost = judgement.lost.len();
     format!(

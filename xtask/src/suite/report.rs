@@ -48,6 +48,7 @@ impl Outcome {
 
     fn word(&self) -> &'static str {
         match self {
+            Self::Ran(Tally { passed: 0, failed: 0, skipped: 1.., .. }) => "skipped",
             Self::Ran(Tally { failed: 0, .. }) => "passed",
             Self::Ran(_) | Self::Failed(_) => "FAILED",
             Self::Skipped(_) => "skipped",
@@ -98,6 +99,13 @@ fn sum(lines: &[Line]) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_without_a_result_has_not_passed() {
+        let nothing = Tally { skipped: 1, ..Tally::default() };
+        assert_eq!(Outcome::Ran(nothing).word(), "skipped");
+        assert_eq!(Outcome::Ran(Tally::one_passed(String::new())).word(), "passed");
+    }
 
     #[test]
     fn a_step_that_could_not_run_counts_once() {

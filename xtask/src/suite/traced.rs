@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{report::Tally, steps::SHAPE};
 use crate::{
     lab::{
+        guest::{self, Ran},
         kernel,
         machine::{self, Mmu, Output, Shape},
         payload::{self, Job},
@@ -39,20 +40,26 @@ const INCONCLUSIVE: u8 = 3;
 
 /// Traces the demo's guest on a lab kernel in one log mode; an inconclusive run is repeated once.
 pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {
-    let words = ["demo", "--headless", "--json", "--seconds", SECONDS, "--mode", mode];
-    let words = ["kvmdirty-trace"].iter().chain(&words).map(|&word| word.to_owned());
-    let job = Job::with_tool(payload::Command::Program(words.collect()))?;
+    let script = guest::function()
+        + &format!(
+            "guest traced kvmdirty-trace demo --headless --json --seconds {SECONDS} --mode {mode}"
+        );
+    let job = Job::with_tool(payload::Command::Shell(script))?;
     let shape = Shape { mmu, ..SHAPE };
-    let mut run = machine::run_guest(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
+    let mut run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     if run.status == INCONCLUSIVE {
         // It accused nobody and vouches for nothing; said, kept, and asked once more.
-        let report = fs::read_to_string(run.folder.join("stdout")).unwrap_or_default();
-        let kept = run.folder.join("inconclusive.json");
-        fs::write(&kept, report).context("keep the report")?;
+        let kept = workspace::root().join(format!("target/lab/{name}-inconclusive.json"));
+        fs::copy(run.folder.join("out/traced.json"), &kept).context("keep the report")?;
         println!("lab {name}: inconclusive, see {}; once more", kept.display());
-        run = machine::run_guest(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
+        run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     }
-    let errors = fs::read_to_string(run.folder.join("stderr")).unwrap_or_default();
+    let out = run.folder.join("out");
+    let ran = Ran::read(&out, "traced");
+    if ran.has_no_result() {
+        return Ok(Tally { skipped: 1, note: guest::no_result(), ..Tally::default() });
+    }
+    let errors = fs::read_to_string(out.join("traced.errors")).unwrap_or_default();
     ensure!(
         run.status == 0,
         "the demo ends with status {} ({}): {}",
@@ -60,7 +67,11 @@ pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {
         run.folder.display(),
         process::tail(&errors, 5)
     );
-    judge(&Report::read(&run.folder.join("stdout"))?)
+    let mut tally = judge(&ran.report?)?;
+    if 0 < ran.resets {
+        tally.note = format!("{}; {}", tally.note, guest::in_words(ran.resets));
+    }
+    Ok(tally)
 }
 
 /// Builds the tool as its users do.
