@@ -14,10 +14,18 @@ pub struct Report {
     pub events: u64,
     /// Records that did not.
     pub dropped_events: u64,
-    /// The same by kind of event.
+    /// Stretches of time in which records are missing.
+    pub gaps_total: u64,
+    /// The first of them.
+    pub gaps: Vec<Gap>,
+    /// Records that made no sense, or came after what they belong to had been judged.
+    pub anomalies: u64,
+    /// Records that arrived, by kind of event.
     pub events_by_kind: BTreeMap<String, u64>,
-    /// Harvests seen from begin to end.
+    /// Harvests.
     pub harvests: u64,
+    /// Those seen from begin to end.
+    pub harvests_complete: u64,
     /// Contradictions between the trace and the locks it assumes.
     pub integrity_violations: u64,
     /// Pages and windows by verdict.
@@ -34,6 +42,19 @@ pub struct Report {
     pub harvest_time: HarvestTime,
     /// What the guest itself reports.
     pub guest: Guest,
+}
+
+/// A stretch of time in which records are missing.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gap {
+    /// The lane whose numbers jumped.
+    pub lane: Option<String>,
+    /// The program of the probe that was not run.
+    pub hook: Option<String>,
+    /// Why.
+    pub cause: String,
+    /// How many records.
+    pub dropped: u64,
 }
 
 /// An operation inside the one that contains it.
@@ -182,9 +203,10 @@ impl Report {
 
     /// What is not as it should be on a healthy kernel, one clause each.
     pub fn complaints(&self) -> Vec<String> {
+        let dropped = format!("dropped records ({})", self.gaps_in_words());
         let counts = [
             (self.new_hazards().count() as u64, "hazards"),
-            (self.dropped_events, "dropped records"),
+            (self.dropped_events, dropped.as_str()),
             (self.integrity_violations, "integrity violations"),
             (self.oracle.lost_pages, "pages lost by content"),
         ];
@@ -197,7 +219,7 @@ impl Report {
             complaints.push("no harvest seen".to_owned());
         }
         if complaints.is_empty() && self.oracle.exit_status == INCONCLUSIVE {
-            complaints.push("inconclusive: a record came out of order".to_owned());
+            complaints.push(format!("inconclusive: {}", self.doubt()));
         }
         for Check { operation, inside, exits, .. } in
             self.self_check.iter().filter(|check| check.state == "silent")
@@ -214,11 +236,93 @@ impl Report {
         }
         complaints
     }
+
+    /// The gaps by cause and place, with the records missing in each.
+    fn gaps_in_words(&self) -> String {
+        let mut by_cause: BTreeMap<String, u64> = BTreeMap::new();
+        for Gap { lane, hook, cause, dropped } in &self.gaps {
+            let place = hook.as_ref().or(lane.as_ref()).map_or("any lane", String::as_str);
+            *by_cause.entry(format!("{cause} {place}")).or_default() += dropped;
+        }
+        let mut words: Vec<String> =
+            by_cause.iter().map(|(cause, dropped)| format!("{cause}: {dropped}")).collect();
+        let untold = self.gaps_total.saturating_sub(self.gaps.len() as u64);
+        if 0 < untold {
+            words.push(format!("{untold} gaps more"));
+        }
+        words.join(", ")
+    }
+
+    /// Why a trace without hazards, dropped records and violations is not clean all the same.
+    fn doubt(&self) -> String {
+        if 0 < self.gaps_total {
+            // Each was told when a number was missing, and taken back when its record came.
+            format!("gaps whose records came later ({})", self.gaps_in_words())
+        } else if 0 < self.anomalies {
+            format!("{} records that make no sense", self.anomalies)
+        } else if self.harvests_complete == 0 {
+            format!("none of {} harvests was seen from begin to end", self.harvests)
+        } else {
+            "the report does not say why".to_owned()
+        }
+    }
 }
 
 impl Finding {
     /// The page's number.
     pub fn page(&self) -> Option<u64> {
         u64::from_str_radix(self.gfn.as_deref()?.strip_prefix("0x")?, 16).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report of a run without any complaint, with what is different.
+    fn report(changes: &[(&str, serde_json::Value)]) -> Report {
+        let mut value = serde_json::json!({
+            "plan": "kprobe", "events": 9, "dropped_events": 0, "gaps_total": 0, "gaps": [],
+            "anomalies": 0, "events_by_kind": { "ioctl-end": 1, "slot-state": 1, "run-end": 1 },
+            "harvests": 4, "harvests_complete": 4, "integrity_violations": 0,
+            "verdicts": { "lost": 0, "at_risk": 0, "exposed": 0, "safe": 1, "unknown": 0 },
+            "hazards": [], "unknown_causes": {}, "self_check": [],
+            "oracle": { "lost_pages": 0, "compared": 1, "exit_status": 3 },
+            "harvest_time": {
+                "untraced": null, "traced": { "ns_per_page": null }, "added_ns_per_page": null
+            },
+            "guest": { "pid": 1, "vms": [], "workloads": [] }
+        });
+        for (key, changed) in changes {
+            value[key] = changed.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn dropped_records_are_told_by_cause_and_place() {
+        let gap = |lane: Option<&str>, hook: Option<&str>, cause: &str, dropped: u64| serde_json::json!({ "lane": lane, "hook": hook, "cause": cause, "dropped": dropped });
+        let gaps = serde_json::json!([
+            gap(Some("page/cpu1"), None, "ring-full", 68_000),
+            gap(Some("page/cpu1"), None, "ring-full", 483),
+            gap(None, Some("run"), "probe-missed", 1),
+        ]);
+        let report =
+            report(&[("dropped_events", 68_484.into()), ("gaps_total", 5.into()), ("gaps", gaps)]);
+        let told =
+            "68484 dropped records (probe-missed run: 1, ring-full page/cpu1: 68483, 2 gaps more)";
+        assert_eq!(report.complaints(), [told]);
+    }
+
+    #[test]
+    fn an_inconclusive_run_says_why() {
+        let gap = serde_json::json!(
+            [{ "lane": "page/cpu0", "hook": null, "cause": "ring-full", "dropped": 1 }]
+        );
+        let late = report(&[("gaps_total", 1.into()), ("gaps", gap)]);
+        let late = late.complaints();
+        assert_eq!(late, ["inconclusive: gaps whose records came later (ring-full page/cpu0: 1)"]);
+        let partial = report(&[("harvests_complete", 0.into())]).complaints();
+        assert_eq!(partial, ["inconclusive: none of 4 harvests was seen from begin to end"]);
     }
 }

@@ -49,9 +49,12 @@ pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {
     let mut run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     if run.status == INCONCLUSIVE {
         // It accused nobody and vouches for nothing; said, kept, and asked once more.
+        let report = run.folder.join("out/traced.json");
+        let why = Report::read(&report).map(|report| report.complaints().join("; "));
+        let why = why.unwrap_or_else(|error| format!("inconclusive: {error:#}"));
         let kept = workspace::root().join(format!("target/lab/{name}-inconclusive.json"));
-        fs::copy(run.folder.join("out/traced.json"), &kept).context("keep the report")?;
-        println!("lab {name}: inconclusive, see {}; once more", kept.display());
+        fs::copy(report, &kept).context("keep the report")?;
+        println!("lab {name}: {why}; see {}; once more", kept.display());
         run = machine::run(kernel::named(name)?, &shape, &job, name, Output::Kept)?;
     }
     let out = run.folder.join("out");
