@@ -7,6 +7,7 @@ use crate::verdict::page::{Page, Protection, Report, page_flag};
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
+use super::flush::Closing;
 use super::harvest::bits;
 use super::slot::WordSeen;
 use super::thread::{OpenIoctl, TakenWord, WORDS_MAX};
@@ -218,11 +219,18 @@ impl Detector {
             .iter()
             .filter(|(_, page)| page.protection == Protection::Closed)
             .map(|(gfn, page)| (gfn, page.changed.ordinal(newest)))
-            .filter(|&(_, changed)| self.ctx.spool.oldest() <= changed)
-            .filter(|&(_, changed)| self.is_unflushed(ioctl.vm, changed))
             .collect();
+        // Pages whose records are not kept may never have been open: they are one doubt together.
+        let mut untold = None;
         for (gfn, changed) in closed {
-            self.report_enable_unflushed(at, ioctl, slot, gfn, changed);
+            match self.closing(ioctl.vm, changed) {
+                Closing::Flushed => {}
+                Closing::Untold(cause) => untold = Some(cause),
+                Closing::Unflushed => self.report_enable_unflushed(at, ioctl, slot, gfn, changed),
+            }
+        }
+        if let Some(cause) = untold {
+            self.ledger.unknown(cause, 1);
         }
     }
 

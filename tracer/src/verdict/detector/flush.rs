@@ -1,6 +1,7 @@
 //! Flushes, zaps and splits; flushes that were due and did not come (K10, K12).
 
 use crate::event::{EventKind, Gfn, PageRef, Spte, VmId};
+use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
@@ -9,6 +10,17 @@ use super::case::Case;
 use super::slot::FlushSeen;
 use super::thread::{Change, Suspect, WORDS_MAX};
 use super::{At, Detector};
+
+/// How the closing of a page stands with the TLBs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// It closed nothing that was open, or a flush of the whole VM has started since and ended.
+    Flushed,
+    /// No flush has started since.
+    Unflushed,
+    /// Its record, or the flush that may be the one, is not kept any more.
+    Untold(UnknownCause),
+}
 
 impl Detector {
     pub(super) fn on_flush(&mut self, at: At<'_>) {
@@ -94,7 +106,7 @@ impl Detector {
         }
         let before = self.vms[vm].slots[slot].pages.get(page.gfn).changed;
         let before = before.ordinal(self.ctx.spool.newest());
-        if !self.is_unflushed(vm, before) {
+        if self.closing(vm, before) == Closing::Flushed {
             return;
         }
         let is_own = self.ctx.spool.event(before).is_some_and(|e| e.tid == at.event.tid);
@@ -112,26 +124,39 @@ impl Detector {
         });
     }
 
-    /// The record closed an open SPTE, and no flush of the whole VM has started since and ended.
-    pub(super) fn is_unflushed(&self, vm: usize, closing: crate::order::Ordinal) -> bool {
-        let Some(event) = self.ctx.spool.event(closing) else { return false };
-        let closes = match event.kind {
+    /// Whether what a record closed has been flushed. 0: no record closed it.
+    pub(super) fn closing(&self, vm: usize, closing: Ordinal) -> Closing {
+        if closing == 0 {
+            return Closing::Flushed;
+        }
+        let event = self.ctx.spool.event(closing);
+        let ended = event.map_or_else(|| self.ctx.spool.ended_by(closing), |event| event.span.hi);
+        let epsilon = self.ctx.epsilon_ns;
+        let flushes = &self.vms[vm].flushes;
+        let serves = |flush: &FlushSeen| {
+            flush.npages == 0 && ended.0 <= flush.span.lo.0.saturating_add(epsilon)
+        };
+        if flushes.iter().any(serves) {
+            return Closing::Flushed;
+        }
+        let closes = event.map(|event| match event.kind {
             EventKind::SpteChange { page, old, new, .. } => {
                 old.is_some_and(|old| self.ctx.is_open(page.level, old))
                     && !self.ctx.is_open(page.level, new)
             }
             EventKind::HarvestWord { protected, .. } => protected != 0,
             _ => false,
-        };
-        let epsilon = self.ctx.epsilon_ns;
-        let flushes = &self.vms[vm].flushes;
-        let is_flushed = flushes.iter().any(|flush| {
-            flush.npages == 0 && event.span.hi.0 <= flush.span.lo.0.saturating_add(epsilon)
         });
         // A forgotten flush may be the one.
         let may_be_forgotten = flushes.has_forgotten()
-            && flushes.iter().last().is_some_and(|oldest| event.span.hi < oldest.span.lo);
-        closes && !is_flushed && !may_be_forgotten
+            && flushes.iter().last().is_some_and(|oldest| ended < oldest.span.lo);
+        match closes {
+            Some(false) => Closing::Flushed,
+            Some(true) if !may_be_forgotten => Closing::Unflushed,
+            Some(true) => Closing::Untold(UnknownCause::Limit),
+            None if closing < self.ctx.known_since => Closing::Untold(UnknownCause::Dropped),
+            None => Closing::Untold(UnknownCause::Limit),
+        }
     }
 
     /// K10: the bracket of a decision has ended without a flush.
@@ -146,8 +171,16 @@ impl Detector {
     }
 
     fn judge_unflushed_decision(&mut self, at: At<'_>, change: Change) {
-        if at.event.span.hi < change.at || !self.is_unflushed(change.vm, change.before) {
+        if at.event.span.hi < change.at {
             return;
+        }
+        match self.closing(change.vm, change.before) {
+            Closing::Flushed => return,
+            Closing::Untold(cause) => {
+                self.unknown_page((change.vm, change.slot, change.gfn), cause);
+                return;
+            }
+            Closing::Unflushed => {}
         }
         let since = self.ctx.spool.event(change.before).map_or(change.at, |event| event.span.lo);
         if self.ctx.has_gap_in(crate::event::Span { lo: since, hi: at.event.span.hi }) {

@@ -453,6 +453,55 @@ fn a_word_read_back_stays_one_when_it_has_left_the_spool() {
     }
 }
 
+/// Another thread closes the page and has not flushed when a harvest, a fault or an enable relies on it (K10, K05).
+#[test]
+fn a_closing_that_left_the_spool_is_not_taken_for_a_flushed_one() {
+    let limit = vec![(crate::verdict::UnknownCause::Limit, 1)];
+    let enable = |script: &mut Script| {
+        script.add(VMM, 300, 300, begin(IoctlOp::SetMemory, 0));
+        script.add(VMM, 310, 310, slot_state(SLOT, true));
+        script.add(VMM, 300, 350, end(IoctlOp::SetMemory, 0));
+    };
+    type Rely<'a> = (&'a str, &'a dyn Fn(&mut Script));
+    let rely: [Rely<'_>; 3] = [
+        ("K10 lost 0x107", &|script| {
+            script.get(300, 1 << 7, 0, false);
+        }),
+        ("K10 at-risk 0x107", &|script| {
+            script.add(VCPU, 310, 311, change(7, RO, Spte(1 << 11))).add(VCPU, 300, 320, fault(9));
+        }),
+        ("K05 lost 0x107", &enable),
+    ];
+    let off = SlotRef { logging: false, has_bitmap: false, ..SLOT };
+    for (expected, rely) in rely {
+        let mut script = Script::default();
+        script.add(VMM, 1, 1, vm_seen(0, 0)).add(VMM, 30, 40, flush());
+        if expected.starts_with("K05") {
+            script.add(VMM, 2, 2, slot_state(off, true)).add(VCPU, 103, 104, change(7, RO, W));
+        } else {
+            script.add(VMM, 2, 2, slot_state(SLOT, true)).slow_fault(VCPU, 100, 7);
+        }
+        script.add(VCPU2, 200, 201, change(7, W, RO));
+        let closed = script.0.len();
+        rely(&mut script);
+        // What was marked and not harvested again (K09) is another matter.
+        let judged = |script: &Script, after| {
+            let (mut found, causes) = apart(script, after, |_| {});
+            found.retain(|finding| !finding.starts_with("K09"));
+            (found, causes)
+        };
+        assert_eq!(judged(&script, (usize::MAX, 0)).0, [expected]);
+        // The first flush is known, and came before the closing, but that is not known any more.
+        let (found, causes) = judged(&script, (closed, MANY));
+        assert_eq!((found.len(), causes), (0, limit.clone()), "{expected}");
+        let mut flushed = Script(script.0[..closed].to_vec());
+        flushed.add(VCPU2, 210, 220, flush());
+        rely(&mut flushed);
+        let (found, causes) = judged(&flushed, (usize::MAX, 0));
+        assert_eq!((found.len(), causes.len()), (0, 0), "{expected}, flushed: {causes:?}");
+    }
+}
+
 /// The events, each of its own VM and thread, one after the other.
 fn of_many(
     count: u64,

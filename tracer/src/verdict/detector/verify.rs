@@ -8,6 +8,7 @@ use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
 use super::due::Due;
+use super::flush::Closing;
 use super::harvest::bits;
 use super::slot::FlushSeen;
 use super::thread::{OpenIoctl, Suspect, TakenWord};
@@ -186,7 +187,7 @@ impl Detector {
     }
 
     /// K10: pages of the word that somebody else had closed and not flushed when the harvest skipped its flush.
-    /// How many.
+    /// How many, with those of which that cannot be told any more.
     fn report_assumed(&mut self, at: At<'_>, ioctl: &OpenIoctl, word: &TakenWord) -> u64 {
         let mut assumed = 0;
         if !self.ctx.rules.is_on(RuleId::K10) {
@@ -197,10 +198,18 @@ impl Detector {
             let gfn = Gfn(word.first.0.wrapping_add(bit));
             let page = self.vms[ioctl.vm].slots[word.slot].pages.get(gfn);
             let closing = page.changed.ordinal(newest);
-            if page.protection != Protection::Closed || !self.is_unflushed(ioctl.vm, closing) {
+            if page.protection != Protection::Closed {
                 continue;
             }
-            assumed += 1;
+            match self.closing(ioctl.vm, closing) {
+                Closing::Flushed => continue,
+                Closing::Untold(cause) => {
+                    assumed += 1;
+                    self.unknown_page((ioctl.vm, word.slot, gfn), cause);
+                    continue;
+                }
+                Closing::Unflushed => assumed += 1,
+            }
             let case = Case {
                 proof: Proof::NoFlush,
                 ..Case::on_page(
