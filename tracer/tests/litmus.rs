@@ -5,6 +5,8 @@
 
 #[path = "litmus/corpus.rs"]
 mod corpus;
+#[path = "litmus/history.rs"]
+mod history;
 #[path = "litmus/reach.rs"]
 mod reach;
 
@@ -231,13 +233,28 @@ fn the_table_of_reachable_verdicts_is_what_the_corpus_reaches() {
     if corpus::is_filtered() {
         return;
     }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reach.md");
-    let page = Reached::of(&corpus()).page();
+    assert_is_written("reach.md", &Reached::of(&corpus()).page());
+}
+
+/// The page in docs/ is the one made here; `KVMDIRTY_UPDATE` writes it anew.
+fn assert_is_written(name: &str, page: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
     if std::env::var_os("KVMDIRTY_UPDATE").is_some() {
-        std::fs::write(&path, &page).expect("docs/ can be written");
+        std::fs::write(&path, page).expect("docs/ can be written");
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/reach.md is stale: KVMDIRTY_UPDATE=1 cargo test --test litmus");
+    assert!(written == page, "docs/{name} is stale: KVMDIRTY_UPDATE=1 cargo test --test litmus");
+}
+
+#[test]
+fn every_historic_bug_is_drawn_or_says_why_nobody_sees_it() {
+    if corpus::is_filtered() {
+        return;
+    }
+    let files = corpus();
+    assert_eq!(history::silent(), [] as [&str; 0]);
+    assert_eq!(history::without_row(&files), [] as [&str; 0], "commits in titles without a row");
+    assert_is_written("history.md", &history::page(&files));
 }
 
 /// Edges say why they hold (DESIGN.md, section 3): each kind orders the steps of some witness, and names the right pair.
