@@ -108,6 +108,8 @@ impl Pipeline {
 }
 
 /// One step of the merge into the detector and the summary.
+// Where the item is made, its kind is known.
+#[inline(always)]
 fn take(detector: &mut Detector, summary: &mut Summary, item: Item<'_>) {
     match item {
         Item::Record(record) => take_record(detector, summary, record),

@@ -44,6 +44,7 @@ impl Detector {
         }
     }
 
+    #[inline(never)]
     fn judge_words_since(&mut self, at: At<'_>, vm: usize, opening: &Opening, lo: Nanos) {
         let epsilon = self.ctx.epsilon_ns;
         let words: Vec<WordSeen> = self.vms[vm]
@@ -111,13 +112,13 @@ impl Detector {
         if word.mask == 0 {
             return;
         }
-        let is_broken = opening.is_locked && self.judge_hold(at, vm, opening, word);
+        let is_broken = opening.is_locked && self.judge_hold(at, opening, word);
         let Some(bit) = word.bit_of(opening) else { return };
         if opening.is_locked && !is_broken {
             self.doubt_hold(vm, opening, word, bit);
             return;
         }
-        let opening = &self.proven(vm, opening);
+        let opening = &self.proven(opening);
         if word.mask & bit != 0 && word.protected & bit == 0 {
             self.judge_left(at, vm, opening, word);
         }
@@ -136,13 +137,13 @@ impl Detector {
         if word.mask & bit == 0 || !self.ctx.rules.is_on(RuleId::K02) {
             return;
         }
-        let opening = &self.proven(vm, opening);
+        let opening = &self.proven(opening);
         let verdict = match self.pair_verdict(vm, opening, word, bit) {
             Ok(Verdict::Safe) => return,
             _ if self.is_pair_deferred(vm, opening, word) => return,
             Ok(verdict) => verdict,
             Err(cause) => {
-                self.unknown_page((vm, opening.slot, opening.gfn), cause);
+                self.unknown_page(opening.page(), cause);
                 return;
             }
         };
@@ -154,7 +155,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return;
         }
-        self.report_pair(at, vm, opening, word, verdict);
+        self.report_pair(at, opening, word, verdict);
     }
 
     /// The verdict on "mark, xchg, visit, store".
@@ -165,12 +166,12 @@ impl Detector {
         word: &WordSeen,
         bit: u64,
     ) -> Result<Verdict, UnknownCause> {
-        let seen_open = self.is_open_value(opening.mark.spte);
+        let seen_open = opening.mark.was_open;
         if seen_open == Some(true) && !opening.is_locked {
             // The store came before the mark: a harvest that took the mark has found the open SPTE.
             return Ok(Verdict::Safe);
         }
-        let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
+        let page = self.page(opening.page());
         let marked = self.mark_before_xchg(vm, opening, word);
         let stored = self.visit_before_store(vm, opening, word, bit);
         if marked == Known::No || stored == Known::No {
@@ -197,7 +198,7 @@ impl Detector {
         let epsilon = self.ctx.epsilon_ns;
         let mark = &opening.mark;
         let outlived = word.xchg.hi.0.saturating_add(epsilon);
-        let slot = &self.vms[vm].slots[opening.slot];
+        let slot = &self.vms[vm].slots[mark.slot];
         if self.is_entry_left(vm, mark) {
             return Known::No;
         }
@@ -213,7 +214,7 @@ impl Detector {
             // The bit outlived the xchg: the page is reported.
             (Known::Maybe, Some(true)) if outlived < mark.span.hi.0 => Known::No,
             (Known::Maybe, Some(true) | None) => {
-                let page = slot.pages.get(opening.gfn);
+                let page = slot.pages.get(mark.gfn);
                 let first = page.mark.ordinal(self.ctx.spool.newest());
                 let is_only = first == mark.ordinal
                     && !page.has(page_flag::MARKED_AGAIN | page_flag::FIRST_UNSURE);
@@ -231,7 +232,7 @@ impl Detector {
             Known::Maybe if word.protected & bit != 0 => {
                 let other = self.vms[vm].openings.iter().any(|other| {
                     other.ordinal != opening.ordinal
-                        && (other.slot, other.gfn) == (opening.slot, opening.gfn)
+                        && other.page() == opening.page()
                         && other.store.is_before(word.visit, self.ctx.epsilon_ns)
                 });
                 if other { Known::Maybe } else { Known::No }
@@ -241,22 +242,15 @@ impl Detector {
         }
     }
 
-    fn report_pair(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        opening: &Opening,
-        word: &WordSeen,
-        verdict: Verdict,
-    ) {
-        let gfn = opening.gfn;
+    fn report_pair(&mut self, at: At<'_>, opening: &Opening, word: &WordSeen, verdict: Verdict) {
+        let PendingMark { slot, gfn, .. } = opening.mark;
         // What the harvest left open it could not see: that is said here.
         for thread in self.threads.iter_mut() {
             thread.suspects.retain(|suspect| {
-                (suspect.slot, suspect.gfn, suspect.word) != (opening.slot, gfn, word.ordinal)
+                (suspect.slot, suspect.gfn, suspect.word) != (slot, gfn, word.ordinal)
             });
         }
-        let case = Case::on_page(RuleId::K02, verdict, (vm, opening.slot, gfn), at.event.span.hi);
+        let case = Case::on_page(RuleId::K02, verdict, opening.page(), at.event.span.hi);
         let records = [
             (opening.mark.ordinal, "marks the page"),
             (word.ordinal, "takes the bit and finds nothing to protect"),
@@ -276,8 +270,8 @@ impl Detector {
 impl WordSeen {
     /// The bit of the opening's page, if it is one of the word's.
     fn bit_of(&self, opening: &Opening) -> Option<u64> {
-        let Gfn(gfn) = opening.gfn;
+        let Gfn(gfn) = opening.mark.gfn;
         let bit = gfn.checked_sub(self.first.0)?;
-        (bit < 64 && self.slot == opening.slot).then(|| 1 << bit)
+        (bit < 64 && self.slot == opening.mark.slot).then(|| 1 << bit)
     }
 }

@@ -18,6 +18,7 @@ use crate::order::Ordinal;
 use crate::verdict::RuleId;
 use crate::verdict::page::{Protection, page_flag};
 
+use super::case::PageAt;
 use super::slot::WordSeen;
 use super::{At, Detector};
 
@@ -41,22 +42,28 @@ const MISFITS_MAX: usize = 64;
 
 impl Detector {
     /// A change found `old` in the SPTE of a page.
-    pub(super) fn note_chain(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, old: Spte) {
-        let page = self.vms[vm].slots[slot].pages.get(gfn);
+    #[inline]
+    pub(super) fn note_chain(&mut self, at: At<'_>, page: PageAt, old: Spte) {
+        if self.page(page).protection == Protection::Open {
+            self.note_found(at, page, old);
+        }
+    }
+
+    /// As [`Self::note_chain`], of a page that was left open.
+    #[inline(never)]
+    fn note_found(&mut self, at: At<'_>, (vm, slot, gfn): PageAt, old: Spte) {
         let masks = &self.ctx.masks;
-        let is_misfit = page.protection == Protection::Open
-            && masks.is_present(old)
+        // Without A in hardware, aging takes W away.
+        if masks.pml || masks.accessed == 0 || self.vms[vm].has_other_roots {
+            return;
+        }
+        let page = self.page((vm, slot, gfn));
+        let is_misfit = masks.is_present(old)
             && !masks.is_open(old)
             && !page.is_shared()
             && !page.has(page_flag::SHADOW);
-        // Without A in hardware, aging takes W away.
-        let is_judged = !masks.pml && masks.accessed != 0 && !self.vms[vm].has_other_roots;
         let opened = page.changed.ordinal(self.ctx.spool.newest());
-        if is_misfit
-            && is_judged
-            && self.ctx.known_since <= opened
-            && self.vms[vm].misfits.len() < MISFITS_MAX
-        {
+        if is_misfit && self.ctx.known_since <= opened && self.vms[vm].misfits.len() < MISFITS_MAX {
             let until = Nanos(at.event.span.hi.0.saturating_add(GRACE_NS));
             let misfit = Misfit { slot, gfn, opened, found: at.ordinal, until };
             self.vms[vm].misfits.push(misfit);

@@ -8,9 +8,9 @@
 //! A judgement given at the record itself would depend on which of the two is merged first. It waits until everything
 //! that can have come before has been seen.
 
-use crate::event::{Gfn, Nanos, Span};
+use crate::event::{Gfn, Nanos, Span, Tid};
 use crate::order::Ordinal;
-use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, Window};
+use crate::verdict::{Harvest, LookAlike, UnknownCause, Verdict, WindowKind};
 
 use super::bounds::DUE_MAX;
 use super::slot::Opening;
@@ -26,11 +26,12 @@ pub(crate) enum Due {
     /// A mark on a slot object that does not log, after logging was turned on.
     OldSlot(DueMark),
     /// A fault or a host write without a mark.
-    Unmarked(Unmarked),
+    /// No healthy kernel has one, nor a prediction: they may cost, and the others stay small.
+    Unmarked(Box<Unmarked>),
     /// A third-case window that has closed.
-    Window(usize, usize, Window),
-    /// A fast fault that seems to have marked first. No healthy kernel has one: it may cost, and the others stay small.
-    Prediction(usize, Box<Opening>),
+    Window(ThirdCase),
+    /// A fast fault that seems to have marked first.
+    Prediction(Box<Opening>),
     /// A VM that was destroyed.
     Gone(usize),
     /// A page that its harvest left open: the ordinal of the ioctl's return.
@@ -48,13 +49,27 @@ pub(crate) struct DueMark {
     pub has_vcpu: bool,
 }
 
+/// A third-case window that has closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThirdCase {
+    pub vm: usize,
+    pub slot: usize,
+    pub gfn: Gfn,
+    /// From the earliest time it can have opened to the latest it can have closed.
+    pub span: Span,
+    pub tid: Tid,
+    pub kind: WindowKind,
+}
+
 impl Due {
     /// The VM it is about.
     pub const fn vm(&self) -> usize {
         match self {
             Self::Mark(mark) | Self::OldSlot(mark) => mark.vm,
             Self::Unmarked(unmarked) => unmarked.vm,
-            Self::Window(vm, ..) | Self::Prediction(vm, _) | Self::Gone(vm) => *vm,
+            Self::Window(window) => window.vm,
+            Self::Prediction(opening) => opening.mark.vm,
+            Self::Gone(vm) => *vm,
             Self::Left(_, vm, ..) => *vm,
         }
     }
@@ -93,14 +108,23 @@ impl Detector {
     #[inline]
     fn judge_due(&mut self, what: Due) {
         match what {
+            Due::Window(window) => self.judge_window(window),
+            rarer => self.judge_rarer(rarer),
+        }
+    }
+
+    // Out of line, as what a fault rarely needs everywhere here: it would take registers from what it always needs.
+    #[inline(never)]
+    fn judge_rarer(&mut self, what: Due) {
+        match what {
             Due::Mark(mark) if self.may_be_harvested(mark.vm, mark.slot, mark.span, mark.gfn) => {
                 self.benign(LookAlike::MarkTakenAtOnce);
             }
             Due::Mark(mark) => self.report_dropped_mark(mark),
             Due::OldSlot(mark) => self.judge_old_slot(mark),
             Due::Unmarked(unmarked) => self.judge_unmarked(&unmarked),
-            Due::Window(vm, slot, window) => self.judge_window(vm, slot, window),
-            Due::Prediction(vm, opening) => self.judge_prediction(vm, *opening),
+            Due::Window(window) => self.judge_window(window),
+            Due::Prediction(opening) => self.judge_prediction(&opening),
             Due::Gone(vm) => self.retire_vm(vm),
             Due::Left(returned, vm, suspect, verdict) => {
                 self.judge_left_open_until(returned, vm, suspect, verdict);

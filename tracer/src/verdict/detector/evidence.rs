@@ -17,24 +17,24 @@ use super::slot::Opening;
 impl Detector {
     /// The opening as it is proven: without the value its mark read, and the bound that rests on it, where another
     /// fault may have made the page writable between the fault's begin and its mark.
-    pub(super) fn proven(&self, vm: usize, opening: &Opening) -> Opening {
+    pub(super) fn proven(&self, opening: &Opening) -> Opening {
         let mut proven = *opening;
-        let has_seen_w = !opening.is_locked && self.is_open_value(opening.mark.spte) == Some(true);
-        if has_seen_w && self.may_be_of_another(vm, opening) {
-            proven.mark.spte = None;
+        let has_seen_w = !opening.is_locked && opening.mark.was_open == Some(true);
+        if has_seen_w && self.may_be_of_another(opening) {
+            proven.mark.was_open = None;
             let fault = self.ctx.spool.event(opening.ordinal).map(|event| event.span.hi);
             proven.store.hi = fault.unwrap_or(self.ctx.now).max(opening.store.hi);
         }
         proven
     }
 
-    fn may_be_of_another(&self, vm: usize, opening: &Opening) -> bool {
+    fn may_be_of_another(&self, opening: &Opening) -> bool {
         let epsilon = self.ctx.epsilon_ns;
         let mark = &opening.mark;
         let seen = Span { lo: opening.store.lo, hi: mark.span.lo.max(opening.store.lo) };
         let is_inside =
             |store: Span| !store.is_before(seen, epsilon) && !seen.is_before(store, epsilon);
-        let openings = &self.vms[vm].openings;
+        let openings = &self.vms[mark.vm].openings;
         let ended = |other: &Opening| other.store.hi.max(other.mark.span.hi);
         let has_other = openings.iter().any(|other| {
             let is_other = other.mark.ordinal != mark.ordinal && other.mark.page() == mark.page();

@@ -10,17 +10,16 @@ use crate::order::{Ordinal, instant};
 use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{LookAlike, UnknownCause, Verdict, Window, WindowKind};
 
-use super::due::Due;
+use super::due::{Due, ThirdCase};
 use super::slot::Opening;
 use super::thread::PendingMark;
 use super::{At, Detector, note_sptep};
 
 impl Detector {
     pub(super) fn on_fast_fault(&mut self, at: At<'_>) {
-        let EventKind::FastFault { page, old, sptep, fixed, .. } = at.event.kind else { return };
-        if !fixed {
+        let EventKind::FastFault { page, old, sptep, fixed: true, .. } = at.event.kind else {
             return;
-        }
+        };
         let vm = self.vm(at.event.vm);
         let Some(slot) = self.slot_by_mark(at, vm, page) else { return };
         let place = self.threads.place(at.event.tid);
@@ -29,69 +28,77 @@ impl Detector {
             self.note_unmarked(at, vm, slot, page.gfn, true);
             return;
         };
-        self.vms[vm].last_open = self.vms[vm].last_open.max(at.event.span.hi);
-        if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
-            cell.opened += 1;
-        }
-        self.weaken_hasty(at, (vm, slot, page.gfn), mark.is_logged);
-        let opening = self.fast_opening(at, vm, slot, mark);
-        if mark.spte.is_some() && page.level <= 1 {
-            self.note_chain(at, vm, slot, page.gfn, old);
-        }
-        let may_predict = self.may_predict(vm, &opening, at.event.span);
-        let is_racing =
-            at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
-        let protection = if opening.is_doubtful {
-            Protection::Unknown
-        } else if is_racing {
-            self.protection_beside_word(vm, slot, page.gfn, opening.store)
-        } else {
-            Protection::Open
-        };
-        self.set_protection(vm, slot, page, |state| {
-            state.change(protection, at.ordinal);
-            state.set(page_flag::UNLOGGED, false);
-            // Only the TDP MMU's walk tells the probe where the SPTE is.
-            let is_shadow = state.has(page_flag::SHADOW) || mark.spte.is_none();
-            state.set(page_flag::SHADOW, is_shadow);
-            state.set(page_flag::HUGE, 1 < page.level);
-            note_sptep(state, sptep);
-        });
-        if mark.is_logged {
-            if 1 < page.level {
-                self.report_if_huge(at, vm, slot, page, mark);
-            }
-            self.judge_beside_words(at, vm, &opening);
-            self.vms[vm].openings.push(opening);
-            self.threads.get_mut(place).prediction = may_predict.then_some((vm, opening));
-            self.close_fast_window(at, vm, &opening);
-        } else {
-            self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
-        }
-    }
-
-    /// What the fault opened, with where its cmpxchg lies.
-    #[inline]
-    fn fast_opening(&self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark) -> Opening {
         let mut opening = Opening {
-            slot,
-            gfn: mark.gfn,
-            mark,
-            store: instant::cmpxchg(at.event.span, mark.span, self.is_open_value(mark.spte)).within,
+            mark: *mark,
+            store: instant::cmpxchg(at.event.span, mark.span, mark.was_open).within,
             ordinal: at.ordinal,
             is_locked: false,
             hold: Span::default(),
             is_doubtful: false,
         };
-        let page = self.vms[vm].slots[slot].pages.get(mark.gfn);
-        let changed = page.changed.ordinal(self.ctx.spool.newest());
+        self.doubt_unsettled(at, &mut opening);
+        self.note_opened(vm, slot, page.gfn, at.event.span.hi);
+        self.weaken_hasty(at, opening.page(), opening.mark.is_logged);
+        if opening.mark.was_open.is_some() && page.level <= 1 {
+            self.note_chain(at, opening.page(), old);
+        }
+        let may_predict = self.may_predict(&opening, at.event.span);
+        let protection = self.protection_after(at, &opening);
+        self.set_protection(vm, slot, page, |state| {
+            state.change(protection, at.ordinal);
+            state.set(page_flag::UNLOGGED, false);
+            // Only the TDP MMU's walk tells the probe where the SPTE is.
+            let is_shadow = state.has(page_flag::SHADOW) || opening.mark.was_open.is_none();
+            state.set(page_flag::SHADOW, is_shadow);
+            state.set(page_flag::HUGE, 1 < page.level);
+            note_sptep(state, sptep);
+        });
+        if opening.mark.is_logged {
+            if 1 < page.level {
+                self.report_if_huge(at, vm, slot, page, opening.mark);
+            }
+            self.judge_beside_words(at, vm, &opening);
+            self.vms[vm].openings.push(opening);
+            self.threads.get_mut(place).prediction = may_predict.then_some(opening);
+            self.close_fast_window(at, &opening.mark);
+        } else {
+            self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
+        }
+    }
+
+    /// The fault's page may be closed again by now.
+    #[inline]
+    fn doubt_unsettled(&self, at: At<'_>, opening: &mut Opening) {
+        let (vm, slot, _) = opening.page();
+        opening.is_doubtful = self.is_fast_unsettled(vm, slot, at.event.span.lo);
+        let changed = self.page(opening.page()).changed.ordinal(self.ctx.spool.newest());
         let begun = Nanos(at.event.span.lo.0.saturating_sub(self.ctx.epsilon_ns));
-        let is_touched = !self.ctx.spool.has_ended_before(changed, begun);
-        opening.is_doubtful = self.is_fast_unsettled(vm, slot, at.event.span.lo)
-            || is_touched
-                && page.protection != Protection::Open
-                && self.is_closed_inside(&opening, changed);
-        if is_touched { self.proven(vm, &opening) } else { opening }
+        if !self.ctx.spool.has_ended_before(changed, begun) {
+            self.doubt_touched(opening, changed);
+        }
+    }
+
+    /// State of the page once the fault has opened it.
+    #[inline]
+    fn protection_after(&self, at: At<'_>, opening: &Opening) -> Protection {
+        let (vm, slot, gfn) = opening.page();
+        let last_word = self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
+        if opening.is_doubtful {
+            Protection::Unknown
+        } else if at.event.span.lo.0 <= last_word {
+            self.protection_beside_word(vm, slot, gfn, opening.store)
+        } else {
+            Protection::Open
+        }
+    }
+
+    /// The page's SPTE was changed, by another thread, after the fault had begun.
+    #[cold]
+    #[inline(never)]
+    fn doubt_touched(&self, opening: &mut Opening, changed: Ordinal) {
+        let is_open = self.page(opening.page()).protection == Protection::Open;
+        opening.is_doubtful |= !is_open && self.is_closed_inside(opening, changed);
+        *opening = self.proven(opening);
     }
 
     /// Another thread closed the SPTE while the fault ran, and no value tells which of the two came last.
@@ -101,44 +108,50 @@ impl Detector {
         if matches!(closing.kind, EventKind::HarvestWord { mask: 1.., .. }) {
             return false;
         }
-        let is_open_later = self.is_open_value(opening.mark.spte) == Some(true)
+        let is_open_later = opening.mark.was_open == Some(true)
             && closing.span.hi.0.saturating_add(epsilon) < opening.mark.span.lo.0;
         !is_open_later
     }
 
     #[inline]
-    fn close_fast_window(&mut self, at: At<'_>, vm: usize, opening: &Opening) {
-        let (vm_id, slot_id) = (self.vms[vm].id, self.vms[vm].slots[opening.slot].id);
-        let window = Window {
-            kind: WindowKind::FastFault,
-            vm: vm_id,
-            slot: slot_id,
-            gfn: opening.gfn,
-            tid: at.event.tid,
-            opened: at.event.span.lo,
-            closed: Some(opening.mark.span.hi.max(at.event.span.lo)),
-            harvests_inside: 0,
-        };
-        self.close_third_case(vm, opening.slot, window);
+    fn close_fast_window(&mut self, at: At<'_>, mark: &PendingMark) {
+        let PendingMark { vm, slot, gfn, .. } = *mark;
+        let opened = at.event.span.lo;
+        let span = Span { lo: opened, hi: mark.span.hi.max(opened) };
+        let (kind, tid) = (WindowKind::FastFault, at.event.tid);
+        self.close_third_case(ThirdCase { vm, slot, gfn, span, tid, kind });
     }
 
     /// A third-case window has closed: exposed if a harvest can have fallen inside, else it waits for the next one.
     #[inline]
-    pub(super) fn close_third_case(&mut self, vm: usize, slot: usize, window: Window) {
-        self.wait(self.ctx.now, Due::Window(vm, slot, window));
+    pub(super) fn close_third_case(&mut self, window: ThirdCase) {
+        self.wait(self.ctx.now, Due::Window(window));
     }
 
     /// All harvests that can have fallen inside have begun.
-    pub(super) fn judge_window(&mut self, vm: usize, slot: usize, mut window: Window) {
-        let span = Span { lo: window.opened, hi: window.closed.unwrap_or(window.opened) };
-        window.harvests_inside = self.harvests_beside(vm, slot, span);
-        self.window(window);
-        if let Some(cell) = self.vms[vm].slots[slot].heat(window.gfn) {
+    #[inline]
+    pub(super) fn judge_window(&mut self, closed: ThirdCase) {
+        let ThirdCase { vm, slot, gfn, span, tid, kind } = closed;
+        let harvests_inside = self.harvests_beside(vm, slot, span);
+        let known = &mut self.vms[vm];
+        let found = &mut known.slots[slot];
+        if let Some(cell) = found.heat(gfn) {
             cell.windows += 1;
         }
+        let window = Window {
+            kind,
+            vm: known.id,
+            slot: found.id,
+            gfn,
+            tid,
+            opened: span.lo,
+            closed: Some(span.hi),
+            harvests_inside,
+        };
+        self.window(window);
         if self.ctx.has_gap_in(span) {
             self.ledger.unknown(UnknownCause::Dropped, 1);
-        } else if 0 < window.harvests_inside {
+        } else if 0 < harvests_inside {
             self.ledger.judge(Verdict::Exposed, span.hi, 1);
         } else if self.vms[vm].ring_bytes != 0 || self.is_collected(vm, slot, span) {
             // A ring entry is reported as soon as it is pushed.

@@ -3,7 +3,7 @@
 //! A store that opens a page must have a mark of the same fault. Slow paths mark first and store second under one hold
 //! of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
 
-use crate::event::{EventKind, Gfn, Operation, PageRef, Span, Spte, VcpuId, VmId};
+use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
@@ -43,7 +43,7 @@ impl Detector {
         if shadow {
             self.judge_holds_at_once(at, vm, slot, page.gfn);
         } else if let (Some(old), Some(false), 0..=1) = (old, was_open, page.level) {
-            self.note_chain(at, vm, slot, page.gfn, old);
+            self.note_chain(at, (vm, slot, page.gfn), old);
         }
         if !is_open && was_open == Some(true) {
             self.note_closing(at, vm, slot, page, new);
@@ -73,7 +73,18 @@ impl Detector {
         }
     }
 
+    /// A page became open, at `hi` at the latest.
+    #[inline]
+    pub(super) fn note_opened(&mut self, vm: usize, slot: usize, gfn: Gfn, hi: Nanos) {
+        let vm = &mut self.vms[vm];
+        vm.last_open = vm.last_open.max(hi);
+        if let Some(cell) = vm.slots[slot].heat(gfn) {
+            cell.opened += 1;
+        }
+    }
+
     /// The slot of an SPTE record: by its address space, else by the mark of the same page in the same thread.
+    #[inline]
     pub(super) fn slot_by_mark(&mut self, at: At<'_>, vm: usize, page: PageRef) -> Option<usize> {
         if page.as_id.is_none() {
             let place = self.threads.place(at.event.tid);
@@ -108,6 +119,7 @@ impl Detector {
 
     /// State of a page opened within `store`, given the words that may have closed it since. One that did not find it
     /// open says nothing: an older word of the same ioctl (rings) may have been the one.
+    #[inline(never)]
     pub(super) fn protection_beside_word(
         &self,
         vm: usize,
@@ -151,10 +163,7 @@ impl Detector {
 
     /// An SPTE became open: it needs a mark of the same fault, before or after.
     fn note_store(&mut self, at: At<'_>, vm: usize, slot: usize, page: PageRef) {
-        self.vms[vm].last_open = self.vms[vm].last_open.max(at.event.span.hi);
-        if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
-            cell.opened += 1;
-        }
+        self.note_opened(vm, slot, page.gfn, at.event.span.hi);
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         // Under PML a mark may be a drained one of the same page: the span reaches back to the fault's begin.
@@ -176,8 +185,6 @@ impl Detector {
     /// Mark and store of a locked fault are both known; `hold` lies inside one hold of `mmu_lock`.
     fn close_locked(&mut self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark, hold: Span) {
         let opening = Opening {
-            slot,
-            gfn: mark.gfn,
             mark,
             store: hold,
             ordinal: at.ordinal,
@@ -205,6 +212,7 @@ impl Detector {
     }
 
     /// A store whose mark was not seen yet waits for the end of its fault.
+    #[inline(never)]
     pub(super) fn note_unmarked(
         &mut self,
         at: At<'_>,
@@ -229,6 +237,7 @@ impl Detector {
     }
 
     /// A mark of a page whose store came first.
+    #[inline(never)]
     pub(super) fn claim_awaited(&mut self, at: At<'_>, vm: usize, mark: PendingMark) {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
@@ -273,6 +282,7 @@ impl Detector {
     }
 
     /// The bracket of the thread's stores has ended; `fault`: it was a fault.
+    #[inline(never)]
     fn judge_stores(&mut self, at: At<'_>, fault: Option<Span>) {
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
@@ -297,6 +307,7 @@ impl Detector {
     }
 
     /// K13: one mark for all pages of a huge SPTE.
+    #[inline(never)]
     pub(super) fn report_if_huge(
         &mut self,
         at: At<'_>,
@@ -329,10 +340,5 @@ impl Detector {
     /// The entry points to a table, it is no large leaf: it maps nothing itself.
     fn is_table(&self, spte: Spte) -> bool {
         self.ctx.masks.is_present(spte) && spte.0 & (1 << 7) == 0
-    }
-
-    /// Whether that value of an SPTE lets writes through.
-    pub(super) fn is_open_value(&self, spte: Option<Spte>) -> Option<bool> {
-        spte.map(|spte| self.ctx.masks.is_open(spte))
     }
 }

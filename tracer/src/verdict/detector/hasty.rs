@@ -42,11 +42,17 @@ impl Detector {
 
     /// A mark, or a fault or write with one, was under way when its page was called lost. `is_reported`: no harvest
     /// has taken the mark at once.
+    #[inline]
     pub(super) fn weaken_hasty(&mut self, at: At<'_>, page: PageAt, is_reported: bool) {
-        let (vm, slot, gfn) = page;
-        if self.vms[vm].lost.len() == 0 {
-            return;
+        if 0 < self.vms[page.0].lost.len() {
+            self.weaken_lost(at, page, is_reported);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn weaken_lost(&mut self, at: At<'_>, page: PageAt, is_reported: bool) {
+        let (vm, slot, gfn) = page;
         let span = at.event.span;
         let epsilon = self.ctx.epsilon_ns;
         // The bracket of a mark that was dropped does not make up for it.

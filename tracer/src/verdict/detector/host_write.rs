@@ -1,12 +1,13 @@
 //! Host writes into guest memory: written first, marked second, with nothing to protect the page in between (K08).
 
-use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef};
+use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{EdgeKind, LookAlike, RuleId, Verdict, Window, WindowKind};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, Verdict, WindowKind};
 
 use super::case::Case;
+use super::due::ThirdCase;
 use super::thread::PendingMark;
 use super::{At, Detector};
 
@@ -72,17 +73,10 @@ impl Detector {
     }
 
     fn close_host_write(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, marked: Nanos) {
-        let window = Window {
-            kind: WindowKind::HostWrite,
-            vm: self.vms[vm].id,
-            slot: self.vms[vm].slots[slot].id,
-            gfn,
-            tid: at.event.tid,
-            opened: at.event.span.lo,
-            closed: Some(marked.max(at.event.span.lo)),
-            harvests_inside: 0,
-        };
-        self.close_third_case(vm, slot, window);
+        let opened = at.event.span.lo;
+        let span = Span { lo: opened, hi: marked.max(opened) };
+        let (kind, tid) = (WindowKind::HostWrite, at.event.tid);
+        self.close_third_case(ThirdCase { vm, slot, gfn, span, tid, kind });
     }
 
     /// K08: the guest's bytes were not yet the data when the mark was entered.

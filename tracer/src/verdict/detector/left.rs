@@ -7,7 +7,7 @@ use crate::verdict::page::Report;
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::slot::{Opening, WordSeen};
-use super::thread::{Suspect, WORDS_MAX};
+use super::thread::{PendingMark, Suspect, WORDS_MAX};
 use super::{At, Detector};
 
 impl Detector {
@@ -26,16 +26,16 @@ impl Detector {
             && word.ordinal < opening.ordinal
             && !opening.is_doubtful
             && self.ctx.rules.is_on(RuleId::K04);
-        let page = self.vms[vm].slots[opening.slot].pages.get(opening.gfn);
+        let page = self.page(opening.page());
         if !is_judged || page.is_shared() {
             return;
         }
-        let Opening { slot, gfn, ordinal, .. } = *opening;
+        let PendingMark { slot, gfn, .. } = opening.mark;
         let suspect = Suspect {
             slot,
             gfn,
             word: word.ordinal,
-            since: ordinal,
+            since: opening.ordinal,
             is_popped: false,
             is_read_back: word.is_read_back,
         };
@@ -68,8 +68,7 @@ impl Detector {
             && word.mask & bit != 0
             && self.pair_verdict(vm, opening, word, bit) != Ok(Verdict::Safe)
         {
-            let page = (vm, opening.slot, opening.gfn);
-            self.unknown_page(page, UnknownCause::WithinEpsilon);
+            self.unknown_page(opening.page(), UnknownCause::WithinEpsilon);
         }
     }
 }

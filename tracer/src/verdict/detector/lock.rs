@@ -9,13 +9,7 @@ use super::{At, Detector};
 
 impl Detector {
     /// K03: the word lies in a stretch in which the fault held `mmu_lock`; `true` if the lock is not to be believed.
-    pub(super) fn judge_hold(
-        &mut self,
-        at: At<'_>,
-        vm: usize,
-        opening: &Opening,
-        word: &WordSeen,
-    ) -> bool {
+    pub(super) fn judge_hold(&mut self, at: At<'_>, opening: &Opening, word: &WordSeen) -> bool {
         let overlap = overlap_ns(opening.hold, word.visit, self.ctx.epsilon_ns);
         if overlap == 0 || !word.is_one_hold || !self.ctx.rules.is_on(RuleId::K03) {
             return false;
@@ -26,7 +20,7 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, 1);
             return false;
         }
-        let case = self.violation((vm, opening.slot, opening.gfn), at.event.span.hi);
+        let case = self.violation(opening.page(), at.event.span.hi);
         let records = [
             (opening.mark.ordinal, "marks under mmu_lock"),
             (word.ordinal, "harvests under the same mmu_lock"),
@@ -35,7 +29,7 @@ impl Detector {
         self.report(case, &records, || {
             format!(
                 "a harvest word and a fault on gfn {} held mmu_lock at once for {overlap} ns",
-                opening.gfn
+                opening.mark.gfn
             )
         });
         true

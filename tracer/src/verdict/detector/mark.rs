@@ -26,26 +26,26 @@ impl Detector {
         let vm = self.vm(at.event.vm);
         let Some(slot_index) = self.slot_by_ref(vm, at, slot, gfn) else { return };
         let place = self.threads.place(at.event.tid);
+        let thread = self.threads.get_mut(place);
+        let known = &self.vms[vm];
         let mark = PendingMark {
             vm,
             slot: slot_index,
             gfn,
             ordinal: at.ordinal,
             span: at.event.span,
-            spte,
+            was_open: spte.map(|spte| self.ctx.masks.is_open(spte)),
             word,
-            vcpu: self.threads.get_mut(place).vcpu,
+            vcpu: thread.vcpu,
             is_logged: slot.logging,
             in_fast,
             is_claimed: false,
             drained: None,
-            after_steal_time: self.vms[vm].ring_bytes == 0
-                && self.vms[vm].slots[slot_index].pages.get(gfn).has(page_flag::STEAL_TIME),
+            after_steal_time: known.ring_bytes == 0
+                && known.slots[slot_index].pages.get(gfn).has(page_flag::STEAL_TIME),
         };
-        let thread = self.threads.get_mut(place);
         thread.marks.push(mark);
-        let claim = thread.is_awaited(&mark);
-        if claim {
+        if !thread.stores.is_empty() && thread.is_awaited(&mark) {
             // 5.10's TDP MMU stores first: both lie in one hold of the lock.
             self.claim_awaited(at, vm, mark);
         }
@@ -146,6 +146,7 @@ impl Detector {
     }
 
     /// `None`: the mark certainly follows the harvest word that took the page last.
+    #[inline(never)]
     fn report_after_race(&self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) -> Option<Report> {
         let slot = &self.vms[vm].slots[slot];
         let taken = slot.pages.get(gfn).taken.ordinal(self.ctx.spool.newest());
@@ -174,6 +175,7 @@ impl Detector {
 
     /// Under PML a mark may say that the CPU set D: since the exit before the last if it is a drained one, not at all
     /// if the host made it. Which one it is shows when the bracket ends.
+    #[inline(never)]
     fn note_pml(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
         let page = self.vms[vm].slots[slot].pages.get(gfn);
         if page.protection != Protection::Closed {
@@ -263,6 +265,7 @@ impl Detector {
         true
     }
 
+    #[inline(never)]
     pub(super) fn report_dropped_mark(&mut self, mark: DueMark) {
         let DueMark { vm, slot, gfn, span, ordinal, has_vcpu } = mark;
         let is_known =

@@ -32,6 +32,7 @@ mod logging;
 mod look;
 mod mark;
 mod memory;
+mod opening;
 mod pair;
 mod pending;
 mod popped;
@@ -66,6 +67,7 @@ use super::rule::RuleSet;
 use super::{Harvest, UnknownCause, Window, WindowStats};
 
 pub(crate) use alone::detached;
+use case::PageAt;
 pub(crate) use slot::Vm;
 use thread::Threads;
 
@@ -322,6 +324,7 @@ impl Detector {
     }
 
     /// The slot a record names, and what the record shows of its logging.
+    #[inline]
     fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> Option<usize> {
         let index = self.slot_made(vm, slot.id, near)?;
         let found = &mut self.vms[vm].slots[index];
@@ -341,7 +344,14 @@ impl Detector {
         self.vms[vm].slot_of(page.gfn, page.as_id)
     }
 
+    /// The state of one page.
+    #[inline]
+    fn page(&self, (vm, slot, gfn): PageAt) -> Page {
+        self.vms[vm].slots[slot].pages.get(gfn)
+    }
+
     /// Changes the state of one page; `false` if there is no room for it.
+    #[inline]
     fn with_page(
         &mut self,
         vm: usize,
@@ -362,6 +372,7 @@ impl Detector {
         }
     }
 
+    #[inline]
     fn window(&mut self, window: Window) {
         self.windows[window.kind as usize].add(&window);
         if let Some(followed) = &mut self.followed {

@@ -42,7 +42,7 @@ impl Detector {
         if self.vms[vm].pairs.len() < PAIRS_MAX {
             self.vms[vm].pairs.push((*opening, *word));
         } else {
-            self.unknown_page((vm, opening.slot, opening.gfn), UnknownCause::Limit);
+            self.unknown_page(opening.page(), UnknownCause::Limit);
         }
         true
     }
@@ -63,8 +63,8 @@ impl Detector {
 
     /// The ioctl never returned in this trace: how it went on is not known.
     pub(super) fn abandon_pairs(&mut self, vm: usize, cause: UnknownCause) {
-        for (Opening { slot, gfn, .. }, _) in std::mem::take(&mut self.vms[vm].pairs) {
-            self.unknown_page((vm, slot, gfn), cause);
+        for (opening, _) in std::mem::take(&mut self.vms[vm].pairs) {
+            self.unknown_page(opening.page(), cause);
         }
     }
 }

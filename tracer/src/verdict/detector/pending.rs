@@ -1,6 +1,6 @@
 //! Marks and stores of a bracket that has not ended.
 
-use crate::event::{Gfn, MarkWord, Span, Spte, VcpuId};
+use crate::event::{Gfn, MarkWord, Span, VcpuId};
 use crate::order::Ordinal;
 use crate::verdict::page::Protection;
 
@@ -14,8 +14,8 @@ pub(crate) struct PendingMark {
     pub gfn: Gfn,
     pub ordinal: Ordinal,
     pub span: Span,
-    /// `*sptep` at the mark's entry.
-    pub spte: Option<Spte>,
+    /// `*sptep`, read at the mark's entry, let writes through.
+    pub was_open: Option<bool>,
     pub word: MarkWord,
     /// The vCPU that its thread ran.
     pub vcpu: Option<VcpuId>,
@@ -68,7 +68,7 @@ impl Default for PendingMark {
             gfn: Gfn(0),
             ordinal: 0,
             span: Span::default(),
-            spte: None,
+            was_open: None,
             word: MarkWord::Unread,
             vcpu: None,
             is_logged: false,

@@ -59,7 +59,7 @@ impl Detector {
     /// As [`Self::is_unsettled`], of a lockless fault that began at `since`.
     pub(super) fn is_fast_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
         let slot = &self.vms[vm].slots[slot];
-        self.is_until(slot.unsettled.max(slot.helper_ended), since)
+        self.is_until(slot.unsettled, since) || self.is_until(slot.helper_ended, since)
     }
 
     fn is_until(&self, until: Option<Nanos>, since: Nanos) -> bool {

@@ -9,9 +9,9 @@ use crate::verdict::tally::HeatCell;
 
 use super::chain::Misfit;
 use super::hasty::LostPage;
+pub(crate) use super::opening::Opening;
 use super::popped::LeftOpen;
 pub(crate) use super::recent::Recent;
-use super::thread::PendingMark;
 use super::tlb::OpenTlb;
 
 /// One VM.
@@ -146,23 +146,6 @@ pub(crate) struct MarkSeen {
     pub gfn: Gfn,
     pub hi: Nanos,
     pub ordinal: Ordinal,
-}
-
-/// A page that a fault opened, with the mark of the same fault.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Opening {
-    pub slot: usize,
-    pub gfn: Gfn,
-    pub mark: PendingMark,
-    /// The store (or cmpxchg) lies in here.
-    pub store: Span,
-    /// The record that showed it.
-    pub ordinal: Ordinal,
-    /// `mmu_lock` was held from the mark to the store: `hold` lies inside one hold.
-    pub is_locked: bool,
-    pub hold: Span,
-    /// Another thread closed the SPTE meanwhile: whether it is open now is not known.
-    pub is_doubtful: bool,
 }
 
 /// A harvest word that was seen.
@@ -305,13 +288,22 @@ impl Vm {
     }
 
     /// The slot that holds `gfn`. `as_id` unknown: of address space 0, unless there are others.
+    #[inline]
     pub fn slot_of(&mut self, gfn: Gfn, as_id: Option<u8>) -> Option<usize> {
+        if let (Some(slot), Some(as_id)) = (self.slots.get(self.last_slot), as_id)
+            && slot.id.as_id == u16::from(as_id)
+            && slot.holds(gfn)
+        {
+            return Some(self.last_slot);
+        }
+        self.search_slot_of(gfn, as_id)
+    }
+
+    #[inline(never)]
+    fn search_slot_of(&mut self, gfn: Gfn, as_id: Option<u8>) -> Option<usize> {
         let holds = |slot: &Slot| {
             as_id.is_none_or(|as_id| slot.id.as_id == u16::from(as_id)) && slot.holds(gfn)
         };
-        if self.slots.get(self.last_slot).is_some_and(holds) && as_id.is_some() {
-            return Some(self.last_slot);
-        }
         let mut found = self.slots.iter().enumerate().filter(|(_, slot)| holds(slot));
         let (index, _) = found.next()?;
         // Where several address spaces map the gfn, the record does not tell which SPTE changed.

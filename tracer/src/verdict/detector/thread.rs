@@ -30,8 +30,8 @@ pub(crate) struct Thread {
     pub cut: Nanos,
     /// End of its last record that shows the vCPU outside the guest.
     pub last_exit: Nanos,
-    /// Its fast fault that seems to have marked first, and the VM.
-    pub prediction: Option<(usize, Opening)>,
+    /// Its fast fault that seems to have marked first.
+    pub prediction: Option<Opening>,
     /// Its last ring pushes.
     pub pushes: Recent<PendingMark, 4>,
     /// It made an SPTE absent that was open, and has not flushed since.
@@ -259,11 +259,11 @@ impl Thread {
 
     /// As [`Self::find_mark`]; the mark is claimed then.
     #[inline]
-    pub fn take_mark(&mut self, page: PageAt, since: Nanos) -> Option<PendingMark> {
+    pub fn take_mark(&mut self, page: PageAt, since: Nanos) -> Option<&PendingMark> {
         let is_its = |mark: &PendingMark| mark.page() == page && !mark.is_claimed;
         let mark = self.marks.newest_mut(is_its).filter(|mark| since <= mark.span.hi)?;
         mark.is_claimed = true;
-        Some(*mark)
+        Some(mark)
     }
 
     /// The slot that a mark of this page named, if the thread made one since.
@@ -290,7 +290,7 @@ impl Thread {
         self.stores.retain(|store| store.vm != vm);
         self.zap = self.zap.filter(|change| change.vm != vm);
         self.decision = self.decision.filter(|change| change.vm != vm);
-        self.prediction = self.prediction.filter(|(of, _)| *of != vm);
+        self.prediction = self.prediction.filter(|opening| opening.mark.vm != vm);
         let ioctl = self.ioctl.take_if(|ioctl| ioctl.vm == vm)?;
         self.leave_ioctl();
         Some(ioctl)

@@ -95,7 +95,7 @@ impl Detector {
         } else if self.threads.get_mut(place).marks.has_forgotten() {
             self.unknown_page(page, UnknownCause::Limit);
         } else {
-            self.wait(bracket.hi, Due::Unmarked(unmarked));
+            self.wait(bracket.hi, Due::Unmarked(Box::new(unmarked)));
         }
     }
 
