@@ -37,6 +37,16 @@ pub enum Pattern {
     Streaks,
 }
 
+/// Which CPUs the vCPUs keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pinning {
+    /// Each a CPU of its own, the first the last CPU.
+    Apart,
+    /// All the last CPU, so that they preempt each other.
+    Together,
+}
+
 /// What the guest's memory is made of on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,9 +106,16 @@ pub struct GuestConfig {
     /// Passes from one zap to the next (workload zap).
     #[arg(long, value_name = "PASSES", default_value_t = 1)]
     pub zap_every: u64,
-    /// Keep each vCPU on a CPU of its own, the first on the last CPU. What else runs there stays.
-    #[arg(long)]
-    pub pin_vcpus: bool,
+    /// Keep the vCPUs on some CPUs; without a name apart. What else runs there stays.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "apart"
+    )]
+    pub pin_vcpus: Option<Pinning>,
     /// Create the VM only after `go`, so that a tracer must pick it up by itself.
     #[arg(long)]
     pub late_vm: bool,
@@ -176,7 +193,7 @@ impl GuestConfig {
         ];
         flags.extend(workload.iter().map(|name| format!("--workload={}", flag_name(name))));
         flags.extend(huge_pages.then(|| "--huge-pages".to_owned()));
-        flags.extend(pin_vcpus.then(|| "--pin-vcpus".to_owned()));
+        flags.extend(pin_vcpus.iter().map(|how| format!("--pin-vcpus={}", flag_name(how))));
         flags.extend(late_vm.then(|| "--late-vm".to_owned()));
         flags.extend(oracle_ignore_gfn.map(|gfn| format!("--oracle-ignore-gfn={gfn}")));
         flags
@@ -222,6 +239,8 @@ mod tests {
         let flags = config.to_flags();
         assert_eq!(parse(&flags.iter().map(String::as_str).collect::<Vec<_>>()), config);
         assert_eq!(config.workload, [Workload::Zap, Workload::KvmClock]);
+        assert_eq!(config.pin_vcpus, Some(Pinning::Apart));
+        assert_eq!(parse(&["--pin-vcpus=together"]).pin_vcpus, Some(Pinning::Together));
     }
 
     #[test]

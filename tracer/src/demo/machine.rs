@@ -281,7 +281,7 @@ impl Machine {
                 gate: Arc::clone(&self.gate),
                 bell: bell.clone(),
                 exits: Arc::clone(&self.exits),
-                is_pinned: config.pin_vcpus,
+                pinning: config.pin_vcpus,
                 interrupts: interrupts.then(|| Arc::clone(&self.vm)),
                 // Only the first vCPU is ever asked to: all would save their state at one place.
                 smi: if vcpu == 0 { Arc::clone(&self.smi) } else { Arc::default() },

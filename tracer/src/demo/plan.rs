@@ -7,7 +7,8 @@
 use crate::demo::code::{REGION_BYTES, REGION_TABLE, REGIONS_MAX, RegionKind};
 use crate::demo::config::{GuestConfig, Pattern};
 use crate::demo::layout::{
-    CROSSING_ADDRESS, Extent, PAGE_BYTES, SPARE_ENTRY_ADDRESS, control_address, state_address,
+    CROSSING_ADDRESS, Extent, PAGE_BYTES, SPARE_ENTRY_ADDRESS, control_address, kvm_page_address,
+    state_address,
 };
 use crate::demo::workload::{Workload, Workloads};
 
@@ -15,6 +16,8 @@ use crate::demo::workload::{Workload, Workloads};
 const PART: u64 = 8;
 /// One random store of 16 goes to the whole region instead of its hot pages.
 const COLD_MASK: u64 = 15;
+/// Offset of the forced store in the page that KVM writes, behind the clock, the steal time and the EOI word.
+const FORCED_OFFSET: u64 = 0xc00;
 
 /// A region as the guest reads it from its control page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +80,12 @@ impl VcpuPlan {
             (Workload::Crossing, CROSSING_ADDRESS, RegionKind::Crossing),
             (Workload::Exchange, SPARE_ENTRY_ADDRESS, RegionKind::Exchange),
             (Workload::ForcedEmulation, state + PAGE_BYTES - 8, RegionKind::ForcedExchange),
-            (Workload::ForcedEmulation, state + PAGE_BYTES - 16, RegionKind::ForcedStore),
+            // A page that only KVM writes: no store of the guest has it reported once more.
+            (
+                Workload::ForcedEmulation,
+                kvm_page_address(vcpu) + FORCED_OFFSET,
+                RegionKind::ForcedStore,
+            ),
         ];
         for (workload, address, kind) in emulated {
             if workloads.wants(workload) {

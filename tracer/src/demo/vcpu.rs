@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use crate::demo::DemoError;
 use crate::demo::bell::Bell;
+use crate::demo::config::Pinning;
 use crate::demo::gate::{Gate, Kicker};
 use crate::demo::interrupt;
 use crate::demo::layout::{PROGRAM_ADDRESS, TABLES_ADDRESS, control_address, state_address};
@@ -69,8 +70,8 @@ pub struct Station {
     pub exits: Arc<Exits>,
     /// The VM through which the vCPU interrupts itself, if it is to do so.
     pub interrupts: Option<Arc<VmFd>>,
-    /// Whether the vCPU stays on a CPU of its own.
-    pub is_pinned: bool,
+    /// Which CPU the vCPU keeps to.
+    pub pinning: Option<Pinning>,
     /// Set to send the vCPU into system management mode before it enters the guest next.
     pub smi: Arc<AtomicBool>,
 }
@@ -157,8 +158,8 @@ pub fn run_thread(mut fd: VcpuFd, station: &Station, reachable: Sender<Address>)
     // SAFETY: the byte lies in the mapping that `fd` owns. This thread drops `fd` as its last act,
     // and ends only when the gate says quit, after which nobody kicks.
     let kicker = unsafe { Kicker::for_this_thread(immediate_exit) };
-    if station.is_pinned
-        && let Err(error) = pin(station.vcpu)
+    if let Some(pinning) = station.pinning
+        && let Err(error) = pin(pinning, station.vcpu)
     {
         station.bell.fail(error);
     }
@@ -200,15 +201,19 @@ pub fn run_thread(mut fd: VcpuFd, station: &Station, reachable: Sender<Address>)
     }
 }
 
-/// Keeps the calling thread on one CPU: the last one for the first vCPU, and so on downwards.
-fn pin(vcpu: u32) -> Result<(), DemoError> {
+/// Keeps the calling thread on one CPU: apart, the last one for the first vCPU, and so on downwards.
+fn pin(pinning: Pinning, vcpu: u32) -> Result<(), DemoError> {
     // Not `available_parallelism`: the process may have been told to leave these CPUs to the vCPUs.
     // SAFETY: sysconf reads no memory of ours.
     let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     let cpus = usize::try_from(online).unwrap_or(1).max(1);
     let mut set = CpuSet::new();
     // More vCPUs than CPUs share again from the last one.
-    let pinned = set.set(cpus - 1 - vcpu as usize % cpus);
+    let below = match pinning {
+        Pinning::Apart => vcpu as usize % cpus,
+        Pinning::Together => 0,
+    };
+    let pinned = set.set(cpus - 1 - below);
     pinned
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
         .map_err(|errno| DemoError::Thread { call: "sched_setaffinity", source: errno.into() })

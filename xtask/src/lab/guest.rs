@@ -5,7 +5,7 @@
 //! told and counted, the guest runs once more, and if that ends the same way there is no result, neither a pass nor a
 //! failure of the tool.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -96,11 +96,11 @@ pub fn status(out: &Path, name: &str) -> Result<u8> {
 
 /// The count in words, for a table or a line; empty without resets.
 pub fn in_words(resets: usize) -> String {
-    let mut words = String::new();
-    if 0 < resets {
-        let _ = write!(words, "the emulator reset the guest in {resets} runs before");
+    match resets {
+        0 => String::new(),
+        1 => "the emulator reset the guest in a run before".to_owned(),
+        more => format!("the emulator reset the guest in {more} runs"),
     }
-    words
 }
 
 /// Why there is no result.

@@ -42,8 +42,6 @@ impl Mutant {
 pub enum Proof {
     /// Pages are lost in any run of some seconds.
     Expected,
-    /// It takes luck, or the loss heals.
-    Possible,
     /// The bug loses nothing that contents could show.
     None,
 }

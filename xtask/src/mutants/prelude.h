@@ -31,6 +31,21 @@ static inline bool mutant_await_harvest(const struct kvm_memory_slot *slot, gfn_
 	return false;
 }
 
+/*
+ * The same where one may sleep: waits a hundred milliseconds at most, and then long enough for the VMM to
+ * copy the page.
+ */
+static inline void mutant_sleep_over_harvest(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	int waited;
+
+	if (!slot || !slot->dirty_bitmap)
+		return;
+	for (waited = 0; waited < 200 && test_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap); waited++)
+		usleep_range(500, 600);
+	msleep(5);
+}
+
 /* The same for victims only, and not every time, or the guest would do nothing but wait. */
 static inline bool mutant_is_harvested(const struct kvm_memory_slot *slot, gfn_t gfn)
 {

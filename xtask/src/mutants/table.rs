@@ -32,7 +32,10 @@ some pages befall one page in 64, so that a finding about any other page is a fa
 are widened by a wait.
 
 - *rule*: the rules that may name the bug's pages, the one it was made for first.
-- *content*: whether page contents can prove the loss.
+- *content*: whether page contents can prove the loss. Those of a zap without a flush cannot under
+  emulation: a page that a TLB holds writable has a mark that no harvest has taken yet, and whatever
+  takes the frame from the VMM interrupts its CPUs, which empties the emulator's TLB. A processor's is
+  tagged by ASID and would hold on.
 - *fired*: pages on which the bug itself says it fired.
 - *lost*: pages whose content shows a write that no harvest reported.
 - *of these named*: those among them that the tool called `lost` or `at-risk` under one of the
@@ -89,7 +92,6 @@ fn line(Row { mutant, result }: &Row) -> String {
     let rules = if rules.is_empty() { "none".to_owned() } else { rules.join(", ") };
     let proof = match proof {
         Proof::Expected => "yes",
-        Proof::Possible => "sometimes",
         Proof::None => "no",
     };
     let head = format!("| {name} | {rules} | {proof} |");

@@ -1,6 +1,6 @@
 //! Bugs of writes that KVM itself makes into guest memory. No SPTE protects the guest from them.
 
-use super::{APART, KVM_MAIN, Mutant, Proof};
+use super::{APART_IN_SLICES, KVM_MAIN, Mutant, Proof};
 use crate::{lab::machine::Mmu, mutants::mutant::Edit};
 
 /// `kvm_get_running_vcpu()` finds none while the vCPU is put.
@@ -13,35 +13,33 @@ pub const MUTANTS: [Mutant; 2] = [
     Mutant {
         name: "host-write-marks-first",
         bug: "KVM marks a page before it writes to it on the guest's behalf",
-        edits: &[
-            Edit {
-                file: KVM_MAIN,
-                after: WRITE,
-                anchor: "\tr = __copy_to_user((void __user *)addr + offset, data, len);
+        edits: &[Edit {
+            file: KVM_MAIN,
+            after: WRITE,
+            anchor: "\tr = __copy_to_user((void __user *)addr + offset, data, len);
 \tif (r)
 \t\treturn -EFAULT;
 \tmark_page_dirty_in_slot(kvm, memslot, gfn);\n",
-                becomes: "\tmark_page_dirty_in_slot(kvm, memslot, gfn);
-\tharvested = mutant_await_harvest(memslot, gfn);
-\tif (harvested)
-\t\tmdelay(5); /* the VMM copies the page */
+            becomes: "\tmark_page_dirty_in_slot(kvm, memslot, gfn);
+\tmutant_sleep_over_harvest(memslot, gfn);
 \tr = __copy_to_user((void __user *)addr + offset, data, len);
 \tif (r)
 \t\treturn -EFAULT;
 \tMUTANT_FIRED(gfn, 1);\n",
-            },
-            Edit {
-                file: KVM_MAIN,
-                after: WRITE,
-                anchor: "\tunsigned long addr;\n",
-                becomes: "\tunsigned long addr;\n\tbool harvested;\n",
-            },
-        ],
+        }],
         rules: &["K08"],
         proof: Proof::Expected,
         mmu: Mmu::Tdp,
         setup: "",
-        guest: &["--mode=get", "--interval=2", "--pages=512", "--workload=crossing"],
+        // One page that all vCPUs' crossing stores share, and one for the forced stores of each, which nothing
+        // else writes: the last write to each stays lost.
+        guest: &[
+            "--mode=get",
+            "--interval=2",
+            "--pages=512",
+            "--vcpus=8",
+            "--workload=crossing,forced-emulation",
+        ],
         reach: 1,
     },
     Mutant {
@@ -73,21 +71,21 @@ pub const MUTANTS: [Mutant; 2] = [
             },
         ],
         rules: &["K07"],
-        // The next entry writes the same area and marks it, and the page is reported as a whole: the loss heals.
-        // Left is the last write, as the vCPU stops, if a harvest fell between it and the entry before. Entries
-        // are rare here and nothing preempts the vCPU; but KVM writes on the way out only where it knows the
-        // guest to be between two instructions (`at_instruction_boundary`), and under emulation the last way out
-        // has not been such a one yet.
-        proof: Proof::Possible,
+        // The next entry writes the same area and marks it, and the page is reported as a whole: the loss heals. It
+        // stays where that entry never comes: a vCPU that another one has preempted (KVM writes then, and only
+        // then: `kvm_arch_vcpu_put()`) is stopped before it enters again. So all vCPUs share a CPU, and at the end
+        // all but one of them wait for it; harvests come several times in a time slice, from the other CPU, so that
+        // one falls between the entry of each and its preemption.
+        proof: Proof::Expected,
         mmu: Mmu::Tdp,
-        setup: APART,
+        setup: APART_IN_SLICES,
         guest: &[
             "--mode=get",
-            "--interval=3",
-            "--pages=16",
+            "--interval=1",
+            "--pages=64",
             "--batch=1048576",
-            "--vcpus=1",
-            "--pin-vcpus",
+            "--vcpus=8",
+            "--pin-vcpus=together",
             "--workload=steal-time",
         ],
         reach: 1,

@@ -29,6 +29,11 @@ const HEALTHY: Mutant = Mutant {
 /// Setup that keeps everything on CPU 0, so that a pinned vCPU has the other one for itself.
 const APART: &str = "taskset -p 1 $$";
 
+/// The same, for vCPUs that share the other CPU: a time slice is longer than some harvests take, also on a busy
+/// build machine.
+const APART_IN_SLICES: &str = "taskset -p 1 $$
+echo 24000000 > /sys/kernel/debug/sched/base_slice_ns";
+
 /// Every mutant, in the order of the table.
 pub fn all() -> Vec<&'static Mutant> {
     [

@@ -99,6 +99,14 @@ pub const MUTANTS: [Mutant; 3] = [
 \t}\n",
         }],
         rules: &["K12"],
+        // What contents could show is a write through the stale translation. Into the log it is not lost: the page is
+        // writable in a TLB because it was marked since its last harvest, the harvest that takes that mark flushes
+        // every TLB of the VM before it returns (`kvm_get_dirty_log_protect()`: any bit, any page), and reports the
+        // page. Into the frame it is not lost either: whatever takes the frame away (hole, remap, migration) takes it
+        // from the VMM as well, and the primary MMU interrupts every CPU that runs a thread of it, before the call
+        // returns and the frame can be looked at or given on. On a processor a guest's translations outlive that
+        // interrupt, by their ASID; the emulator has no ASIDs and empties its TLB with every exit. So a stale
+        // translation never outlives the call here, and the proof needs hardware.
         proof: Proof::None,
         mmu: Mmu::Tdp,
         setup: "",
