@@ -9,6 +9,8 @@ mod corpus;
 mod history;
 #[path = "litmus/reach.rs"]
 mod reach;
+#[path = "litmus/stripped.rs"]
+mod stripped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -6,12 +6,13 @@
 //! | xchg of a bitmap word | the visit of the word before in this ioctl, else the ioctl's begin | the visit of its SPTEs |
 //! | the same, words read back | the ioctl's begin | the reading at its return |
 //! | cmpxchg of a fast fault | entry of `fast_page_fault` | its exit; entry of its mark if `*sptep` had W there, by nobody else |
-//! | SPTE store | the last proven point before it | its record |
+//! | SPTE store | the mark of its fault whose record came before its own | its record |
 //! | rmap insertion, flush | entry of the function | its exit |
 //! | copy of a host write | entry of the writing function | its exit; entry of its mark if the bytes were there |
 //!
 //! Both bounds are readings of one clock by the thread that acted: program order, or a value read. None is the order a
-//! rule tests: "the cmpxchg precedes the mark" holds only where the SPTE, read at the mark's entry, says so.
+//! rule tests: "the cmpxchg precedes the mark" holds only where the SPTE, read at the mark's entry, says so; that a
+//! slow store follows its mark is read from the order of their two records, see [`Bound::LockedMark`].
 
 use crate::event::{Event, EventKind, Gfn, MarkWord, Nanos, Span, SpteMasks};
 
@@ -64,7 +65,10 @@ pub enum Bound {
     Visit,
     /// The word, read back at the ioctl's return.
     ReadBack,
-    /// Entry of the mark of the same fault, which lies in one hold of `mmu_lock` with it.
+    /// Entry of the mark of the same fault, whose record came before that of the store. The store's tracepoint follows
+    /// the store at once (`tdp_mmu_set_spte()` and `handle_changed_spte()`, arch/x86/kvm/mmu/tdp_mmu.c), so a store
+    /// ahead of its mark would have its record there, as in 5.10. Where one hold of `mmu_lock` spans both, nothing is
+    /// asked of this bound; it serves the faults whose hold was seen broken.
     LockedMark,
     /// The value found at the entry of the nested mark.
     ValueAtMark,

@@ -111,7 +111,10 @@ pub struct Edge {
     pub kind: EdgeKind,
 }
 
-/// Why one operation precedes another (DESIGN.md, section 3).
+/// Why one operation precedes another.
+///
+/// *Observed* order is what this run shows: real time, reads-from, SPTE values. *Guaranteed* order is what the kernel
+/// promises in every run: locks, SRCU, flush acknowledgement. Program order is in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EdgeKind {
     /// Same thread.

@@ -386,19 +386,21 @@ mod tests {
     fn gaps_are_located_and_rules_say_why_they_are_off() {
         let model = poorly_attached(with(busy(), lossy));
         let model = after(model, &[Wish::GoTo(Tab::Coverage), Wish::Move(Step::Bottom)]);
-        assert_snapshot!(screen(&model, 80, 24), @r#"
+        assert_snapshot!(screen(&model, 80, 26), @r#"
         kvmdirty-trace  1 overview  2 memory  3 coverage  4 mmu_lock  5 vms   live 2.5 s
         qemu-system-x86 pid 4711 · kernel 6.12.95 · tdp · manual-protect · 2 vcpus
         2 slots, 1 logging for 2.4 s
-          on:      K01 K03 K04 K07 K09 K11 K13 K14 K15
-          half on: K05 K06 (they name hazards, and vouch for nothing)
+          on:      K03 K04 K07 K09 K11 K14 K15
+          half on: K01 K05 K06 K13 (they name hazards, and vouch for nothing)
           off:     K02 K08 K10 K12
+          K01 half on: fast-fault is not observed (unreported-writable)
           K02 off: fast-fault is not observed (mark-before-writable)
           K05 half on: flush is not observed directly (harvested-not-flushed)
           K06 half on: flush is not observed directly (ring-reset-dropped)
           K08 off: host-write is not observed (host-write-unreported)
           K10 off: flush is not observed directly (flush-assumed)
           K12 off: flush is not observed directly (zap-unflushed)
+          K13 half on: fast-fault is not observed (wrong-gfn)
         ─ dropped records: 4,203 in 2 gaps ─────────────────────────────────────────────
           ───────────────!────────────────────────────────────────────!!!!!!!!!───────
           ring-full at any hook: 4,203 records in 2 gaps

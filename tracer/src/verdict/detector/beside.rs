@@ -180,9 +180,15 @@ impl Detector {
         if opening.is_doubtful {
             return Err(UnknownCause::WithinEpsilon);
         }
-        if matches!(opening.mark.word, MarkWord::Ring(_)) && opening.mark.vcpu.is_none() {
-            // Whose ring it is was not seen, so not when its entry was popped.
-            return Err(UnknownCause::BeforeAttach);
+        if matches!(opening.mark.word, MarkWord::Ring(_)) {
+            // Which of its entries were popped decides.
+            if !self.ctx.ring_reset_is_observed {
+                return Err(UnknownCause::NotObserved(Operation::RingReset));
+            }
+            if opening.mark.vcpu.is_none() {
+                // Whose ring it is was not seen, so not when its entry was popped.
+                return Err(UnknownCause::BeforeAttach);
+            }
         }
         if marked == Known::Yes && stored == Known::Yes {
             let is_reported = matches!(page.report, Report::Marked | Report::Maybe);

@@ -291,7 +291,12 @@ impl Detector {
             self.ledger.unknown(UnknownCause::Dropped, marked.len() as u64);
             return;
         }
-        if self.ctx.is_final {
+        if self.ctx.is_final && !self.ctx.tells_steal_time {
+            let cause = UnknownCause::NotObserved(Operation::HostWrite);
+            for (gfn, _) in marked {
+                self.unknown_page((vm, slot, gfn), cause);
+            }
+        } else if self.ctx.is_final {
             for (gfn, mark) in marked {
                 self.report_log_dropped(at, vm, slot, Some(gfn), mark, 1);
             }

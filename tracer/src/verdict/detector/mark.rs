@@ -289,9 +289,12 @@ impl Detector {
         let takes = |(first, count): (u64, u64)| {
             !is_known || count == 0 || offset.wrapping_sub(first) < count
         };
+        // Of harvests that are kept no more, the page's last word would tell.
+        let is_blind = found.recent.has_forgotten() && !self.ctx.rules.is_whole(RuleId::K07);
         0 < self.harvests_over(vm, slot, span, takes)
             || self.ctx.has_gap_in(span)
             || self.is_taken_since(vm, slot, span, gfn)
+            || is_blind
     }
 
     /// [`Self::harvests_in`] for the many spans that no harvest was near.
@@ -341,7 +344,8 @@ impl Detector {
     /// K07 from the other side: pages marked before the harvest began, none of whose words took them.
     pub(super) fn judge_overdue(&mut self, at: At<'_>, vm: usize, slot: usize, begin: Nanos) {
         let found = &self.vms[vm].slots[slot];
-        if found.overdue == 0 || !self.ctx.rules.is_on(RuleId::K07) {
+        // The harvest found nothing only where it would have shown what it found.
+        if found.overdue == 0 || !self.ctx.rules.is_whole(RuleId::K07) {
             return;
         }
         let newest = self.ctx.spool.newest();

@@ -114,6 +114,9 @@ pub(crate) struct Ctx {
     /// What witnesses are judged with; `None`: they are not.
     pub setup: Option<Arc<Setup>>,
     pub now: Nanos,
+    /// Marks of steal time are told from others, or marks of the host are not seen at all.
+    pub tells_steal_time: bool,
+    pub ring_reset_is_observed: bool,
     pub fault_is_observed: bool,
     pub fast_fault_is_observed: bool,
     /// Whether a harvest's stores to SPTEs of the rmap are seen: not under PML, where `__rmap_clear_dirty` makes them,
@@ -165,6 +168,9 @@ impl Ctx {
             ioctl: 0,
             setup: Some(Arc::new(setup.clone())),
             now: Nanos(0),
+            tells_steal_time: observes(&setup.plan, Operation::HostWrite)
+                || setup.plan.evidence(Operation::Mark) < Evidence::Direct,
+            ring_reset_is_observed: observes(&setup.plan, Operation::RingReset),
             fault_is_observed: observes(&setup.plan, Operation::Fault),
             fast_fault_is_observed: observes(&setup.plan, Operation::FastFault),
             rmap_walk_is_observed: !setup.masks.pml
@@ -172,13 +178,18 @@ impl Ctx {
         }
     }
 
-    /// The page's protection, as far as dropped records leave it known.
+    /// The page's protection, as far as the plan and dropped records leave it known.
     pub fn protection(&self, page: &Page) -> Result<Protection, UnknownCause> {
         if page.protection == Protection::Unknown {
             return Err(UnknownCause::BeforeAttach);
         }
         if page.changed.ordinal(self.spool.newest()) < self.known_since {
             return Err(UnknownCause::Dropped);
+        }
+        if let (Protection::Closed, Some(operation)) =
+            (page.protection, self.rules.unseen_opening())
+        {
+            return Err(UnknownCause::NotObserved(operation));
         }
         Ok(page.protection)
     }

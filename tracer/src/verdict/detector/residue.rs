@@ -1,6 +1,6 @@
 //! The end of the trace: what no later harvest will collect (K09).
 
-use crate::event::Gfn;
+use crate::event::{Gfn, Operation};
 use crate::order::Ordinal;
 use crate::order::spool::Stamp;
 use crate::verdict::ledger::Proof;
@@ -13,6 +13,8 @@ use super::case::Case;
 impl Detector {
     /// Judges what is still open.
     pub(super) fn judge_residue(&mut self) {
+        let stores = self.threads.iter_mut().map(|thread| thread.stores.len() as u64).sum();
+        self.ledger.unknown(UnknownCause::TraceEnd, stores);
         let open = self.threads.iter_mut().map(|thread| (thread.tid, thread.ioctl.take()));
         let open: Vec<_> = open.filter_map(|(tid, ioctl)| Some((tid, ioctl?))).collect();
         for (tid, ioctl) in open {
@@ -55,7 +57,12 @@ impl Detector {
         self.doubt_residue(vm, slot);
         let (residue, untold) = self.residue(vm, slot);
         self.ledger.unknown(UnknownCause::Limit, untold);
-        if is_final {
+        if is_final && !self.ctx.tells_steal_time {
+            let cause = UnknownCause::NotObserved(Operation::HostWrite);
+            for (gfn, _) in residue {
+                self.unknown_page((vm, slot, gfn), cause);
+            }
+        } else if is_final {
             for (gfn, mark) in residue {
                 self.report_residue(vm, slot, Some(gfn), mark, 1);
             }

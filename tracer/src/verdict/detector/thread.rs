@@ -3,7 +3,7 @@
 //! A record is written when its operation ends, so the marks and stores of a fault come before the fault itself. They
 //! wait here for it.
 
-use crate::event::{Gfn, IoctlOp, IoctlRef, Nanos, Span, Tid, TidIndex, VcpuId};
+use crate::event::{Gfn, IoctlOp, IoctlRef, Nanos, Operation, Span, Tid, TidIndex, VcpuId};
 use crate::order::{Bound, Ordinal};
 use crate::verdict::UnknownCause;
 use crate::verdict::page::Protection;
@@ -103,9 +103,13 @@ pub(crate) struct PageTally {
     pub dropped: u64,
     /// No place for their state.
     pub limit: u64,
-    /// The plan shows neither state nor protection.
-    pub not_observed: u64,
+    /// The plan does not show what decides, see [`NOT_OBSERVED`].
+    not_observed: [u64; NOT_OBSERVED.len()],
 }
+
+/// What a plan may lack to tell the protection of a page that a harvest took.
+const NOT_OBSERVED: [Operation; 3] =
+    [Operation::WriteProtect, Operation::SpteChange, Operation::FastFault];
 
 /// A word the open harvest has taken.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +152,15 @@ impl PageTally {
             UnknownCause::Dropped => self.dropped += 1,
             UnknownCause::Limit => self.limit += 1,
             UnknownCause::BeforeAttach => self.before_attach += 1,
-            _ => self.not_observed += 1,
+            UnknownCause::NotObserved(Operation::SpteChange) => self.not_observed[1] += 1,
+            UnknownCause::NotObserved(Operation::FastFault) => self.not_observed[2] += 1,
+            _ => self.not_observed[0] += 1,
         }
+    }
+
+    /// Pages not judged because the plan does not show these operations.
+    pub fn not_observed(self) -> impl Iterator<Item = (Operation, u64)> {
+        NOT_OBSERVED.into_iter().zip(self.not_observed)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::event::{Gfn, IoctlOp, Operation, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Protection, Report, page_flag};
+use crate::verdict::rule::Reach;
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
@@ -84,8 +85,9 @@ impl Detector {
         self.ledger.unknown(UnknownCause::BeforeAttach, pages.before_attach);
         self.ledger.unknown(UnknownCause::Dropped, pages.dropped);
         self.ledger.unknown(UnknownCause::Limit, pages.limit);
-        let not_observed = UnknownCause::NotObserved(Operation::WriteProtect);
-        self.ledger.unknown(not_observed, pages.not_observed);
+        for (operation, count) in pages.not_observed() {
+            self.ledger.unknown(UnknownCause::NotObserved(operation), count);
+        }
         words.clear();
         suspects.clear();
         let thread = self.threads.get_mut(place);
@@ -259,7 +261,11 @@ impl Detector {
         }
         let is_blind =
             !is_read_back && page.has(page_flag::SHADOW) && !self.ctx.rmap_walk_is_observed;
-        if is_blind || !self.ctx.rules.is_on(RuleId::K04) {
+        if let Reach::Off(missing, _) = self.ctx.rules.reach(RuleId::K04) {
+            self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(missing));
+            return;
+        }
+        if is_blind {
             self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::WriteProtect));
             return;
         }

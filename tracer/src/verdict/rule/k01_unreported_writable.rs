@@ -36,6 +36,6 @@ pub const RULE: Rule = Rule {
     name: "unreported-writable",
     sentence: "An SPTE became writable (under PML: got D) in a logging slot, and the same fault marked nothing for that page.",
     needs: &[(Operation::Mark, Evidence::Nearest), (Operation::SpteChange, Evidence::Nearest)],
-    wants: &[],
+    wants: &[(Operation::FastFault, Evidence::Nearest)],
     source: include_str!("k01_unreported_writable.rs"),
 };

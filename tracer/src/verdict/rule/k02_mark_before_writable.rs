@@ -46,6 +46,10 @@ pub const RULE: Rule = Rule {
         (Operation::HarvestWord, Evidence::Direct),
         (Operation::FastFault, Evidence::Direct),
     ],
-    wants: &[(Operation::FastFaultEvidence, Evidence::Direct)],
+    wants: &[
+        (Operation::FastFaultEvidence, Evidence::Direct),
+        (Operation::SpteChange, Evidence::Nearest),
+        (Operation::Fault, Evidence::Direct),
+    ],
     source: include_str!("k02_mark_before_writable.rs"),
 };

@@ -23,7 +23,8 @@
 //! return; GET under manual protect, which protects nothing; huge SPTEs and pages with several SPTEs, of which one
 //! folded bit does not tell enough (`unknown`).
 //!
-//! Blind spots: SPTEs that were writable before we attached.
+//! Blind spots: SPTEs that were writable before we attached. Where lockless faults or SPTE changes have no probe, a
+//! page last seen closed is `unknown`.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};
@@ -38,6 +39,8 @@ pub const RULE: Rule = Rule {
         (Operation::HarvestWord, Evidence::Nearest),
         (Operation::WriteProtect, Evidence::Nearest),
         (Operation::Ioctl, Evidence::Nearest),
+        (Operation::Mark, Evidence::Nearest),
+        (Operation::SpteChange, Evidence::Nearest),
     ],
     wants: &[],
     source: include_str!("k04_harvested_not_protected.rs"),

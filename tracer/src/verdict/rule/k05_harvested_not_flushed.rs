@@ -40,6 +40,6 @@ pub const RULE: Rule = Rule {
         (Operation::Ioctl, Evidence::Nearest),
         (Operation::FlushCounter, Evidence::Nearest),
     ],
-    wants: &[(Operation::Flush, Evidence::Direct)],
+    wants: &[(Operation::Flush, Evidence::Direct), (Operation::SpteChange, Evidence::Nearest)],
     source: include_str!("k05_harvested_not_flushed.rs"),
 };

@@ -37,6 +37,7 @@ pub const RULE: Rule = Rule {
         (Operation::RingPush, Evidence::Nearest),
         (Operation::RingReset, Evidence::Nearest),
         (Operation::HarvestWord, Evidence::Nearest),
+        (Operation::SpteChange, Evidence::Nearest),
     ],
     wants: &[(Operation::Flush, Evidence::Direct)],
     source: include_str!("k06_ring_reset_dropped.rs"),

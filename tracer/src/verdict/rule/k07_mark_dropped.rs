@@ -20,7 +20,8 @@
 //! Look-alikes: a harvest that took the bit before the mark returned; marks on the slot object that logging is
 //! replacing.
 //!
-//! Blind spots: marks whose word was not read.
+//! Blind spots: marks whose word was not read. Where harvest words have no probe, only the word re-read at a mark's
+//! exit is judged: a harvest that was not seen to take a bit shows nothing.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};

@@ -20,7 +20,8 @@
 //! Look-alikes: entries of a ring that was not reset yet, which are reported; steal time written when a vCPU is
 //! scheduled out; a manual-protect GET that read the bit without a CLEAR after it.
 //!
-//! Blind spots: a harvest after the end of the trace.
+//! Blind spots: a harvest after the end of the trace. Where host writes have no probe, a mark may be one of steal time:
+//! its page is `unknown`.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};
@@ -31,7 +32,11 @@ pub const RULE: Rule = Rule {
     id: RuleId::K09,
     name: "residue-after-last-harvest",
     sentence: "Pages were marked, or windows closed, after the last harvest of their slot, and nothing later collects them.",
-    needs: &[(Operation::Mark, Evidence::Nearest), (Operation::Ioctl, Evidence::Nearest)],
-    wants: &[],
+    needs: &[
+        (Operation::Mark, Evidence::Nearest),
+        (Operation::HarvestWord, Evidence::Nearest),
+        (Operation::Ioctl, Evidence::Nearest),
+    ],
+    wants: &[(Operation::Mark, Evidence::Direct)],
     source: include_str!("k09_residue_after_last_harvest.rs"),
 };

@@ -35,7 +35,8 @@ pub const RULE: Rule = Rule {
         (Operation::SpteChange, Evidence::Direct),
         (Operation::Flush, Evidence::Direct),
         (Operation::WriteProtect, Evidence::Direct),
+        (Operation::HarvestWord, Evidence::Direct),
     ],
-    wants: &[],
+    wants: &[(Operation::Fault, Evidence::Direct)],
     source: include_str!("k10_flush_assumed.rs"),
 };

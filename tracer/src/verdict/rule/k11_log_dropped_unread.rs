@@ -18,7 +18,7 @@
 //!
 //! Look-alikes: a migration that was cancelled; slots that never logged.
 //!
-//! Blind spots: a VMM that no longer needs the pages.
+//! Blind spots: a VMM that no longer needs the pages. Where host writes have no probe, as K09.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};
@@ -29,7 +29,11 @@ pub const RULE: Rule = Rule {
     id: RuleId::K11,
     name: "log-dropped-unread",
     sentence: "Logging was turned off, or the slot deleted, while bits were set that no harvest had taken.",
-    needs: &[(Operation::Mark, Evidence::Nearest), (Operation::Slot, Evidence::Nearest)],
-    wants: &[],
+    needs: &[
+        (Operation::Mark, Evidence::Nearest),
+        (Operation::HarvestWord, Evidence::Nearest),
+        (Operation::Slot, Evidence::Nearest),
+    ],
+    wants: &[(Operation::Mark, Evidence::Direct)],
     source: include_str!("k11_log_dropped_unread.rs"),
 };

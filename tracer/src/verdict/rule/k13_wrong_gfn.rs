@@ -29,7 +29,11 @@ pub const RULE: Rule = Rule {
     id: RuleId::K13,
     name: "wrong-gfn",
     sentence: "A fault marked another page than the one it made writable, or one page for a huge SPTE.",
-    needs: &[(Operation::Mark, Evidence::Direct), (Operation::SpteChange, Evidence::Nearest)],
-    wants: &[],
+    needs: &[
+        (Operation::Mark, Evidence::Direct),
+        (Operation::SpteChange, Evidence::Nearest),
+        (Operation::Fault, Evidence::Direct),
+    ],
+    wants: &[(Operation::FastFault, Evidence::Nearest)],
     source: include_str!("k13_wrong_gfn.rs"),
 };

@@ -35,6 +35,7 @@ pub const RULE: Rule = Rule {
     sentence: "Logging was turned on and an SPTE of the slot, seen to become writable before, was still writable when the ioctl returned.",
     needs: &[
         (Operation::SpteChange, Evidence::Direct),
+        (Operation::Mark, Evidence::Nearest),
         (Operation::Slot, Evidence::Nearest),
         (Operation::Ioctl, Evidence::Nearest),
     ],

@@ -113,6 +113,7 @@ pub struct RuleSet {
     reach: [Reach; 15],
     sees_flushes: bool,
     has_write_protect: bool,
+    unseen_opening: Option<Operation>,
 }
 
 impl RuleSet {
@@ -131,6 +132,7 @@ impl RuleSet {
         Self {
             reach,
             sees_flushes: Evidence::Direct <= plan.evidence(Operation::Flush),
+            unseen_opening: unseen_opening(plan),
             has_write_protect: Evidence::Nearest <= plan.evidence(Operation::WriteProtect),
         }
     }
@@ -147,6 +149,12 @@ impl RuleSet {
         !matches!(self.reach[rule as usize], Reach::Off(..))
     }
 
+    /// The rule may argue from what it did not see.
+    #[must_use]
+    pub fn is_whole(&self, rule: RuleId) -> bool {
+        self.reach[rule as usize] == Reach::On
+    }
+
     /// Flushes are seen one by one.
     #[must_use]
     pub const fn sees_flushes(&self) -> bool {
@@ -157,6 +165,12 @@ impl RuleSet {
     #[must_use]
     pub const fn has_write_protect(&self) -> bool {
         self.has_write_protect
+    }
+
+    /// An operation that makes pages writable and is not observed: one that was seen closed may be open again.
+    #[must_use]
+    pub const fn unseen_opening(&self) -> Option<Operation> {
+        self.unseen_opening
     }
 
     /// Rules that are off or half on, and the operation each misses.
@@ -170,6 +184,16 @@ impl RuleSet {
             })
             .collect()
     }
+}
+
+/// Where a harvest shows only which pages it protected, the others are known by what opened and closed them. A plan
+/// that reads SPTEs back when the ioctl returns sees their state itself.
+fn unseen_opening(plan: &Plan) -> Option<Operation> {
+    let needed = match plan.evidence(Operation::WriteProtect) {
+        Evidence::Direct => &[Operation::SpteChange, Operation::FastFault][..],
+        Evidence::Nearest | Evidence::None => &[Operation::SpteChange],
+    };
+    needed.iter().copied().find(|&operation| plan.evidence(operation) == Evidence::None)
 }
 
 #[cfg(test)]
