@@ -13,6 +13,7 @@ use crate::event::{
     Anomaly, Event, EventKind, Evidence, Gap, Gfn, IoctlOp, Kind, Nanos, Operation, SlotId, Tid,
     VcpuId, VmId,
 };
+use crate::verdict::window::count_length;
 use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
 
 pub use check::{Check, SelfCheck, State};
@@ -176,8 +177,18 @@ pub struct LockWaits {
     pub beside_harvest: FaultTimes,
     /// All other faults.
     pub apart: FaultTimes,
-    /// Per VM the harvest ioctls that have not returned, and the return of the last that did.
-    pub(crate) harvesting: BTreeMap<VmId, (u32, Nanos)>,
+    /// Per VM, by VM.
+    pub(crate) harvesting: Vec<Harvesting>,
+}
+
+/// The harvests of a VM, as far as they may hold up its faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Harvesting {
+    vm: VmId,
+    /// Harvest ioctls that have not returned.
+    open: u32,
+    /// Return of the last that did.
+    last: Nanos,
 }
 
 /// How long faults took, from bracket to bracket.
@@ -192,13 +203,11 @@ pub struct FaultTimes {
 }
 
 impl FaultTimes {
+    #[inline]
     fn add(&mut self, ns: u64) {
         self.faults += 1;
         self.longest_ns = self.longest_ns.max(ns);
-        if self.histogram.is_empty() {
-            self.histogram.resize(HISTOGRAM_BUCKETS, 0);
-        }
-        self.histogram[crate::verdict::window::bucket(ns)] += 1;
+        count_length(&mut self.histogram, ns);
     }
 }
 
@@ -218,23 +227,24 @@ impl Counts {
 
 impl Series {
     /// The bucket of `at`, made with all before it; times before the newest bucket count in the newest.
+    #[inline(always)]
     pub fn bucket(&mut self, at: Nanos) -> &mut Bucket {
-        let newest = self.buckets.len().wrapping_sub(1);
-        if self.buckets.get(newest).is_some_and(|last| at.since(last.start) < Self::BUCKET_NS) {
-            return &mut self.buckets[newest];
+        let newest = self.buckets.back();
+        if newest.is_none_or(|newest| Self::BUCKET_NS <= at.since(newest.start)) {
+            self.extend_to(at);
         }
-        self.next_bucket(at)
+        let last = self.buckets.len() - 1;
+        &mut self.buckets[last]
     }
 
     #[cold]
-    fn next_bucket(&mut self, at: Nanos) -> &mut Bucket {
+    #[inline(never)]
+    fn extend_to(&mut self, at: Nanos) {
         let start = Nanos(at.0 - at.0 % Self::BUCKET_NS);
         let newest = self.buckets.back().map(|bucket| bucket.start);
         if newest.is_none_or(|newest| newest < start) {
             self.extend(newest, start);
         }
-        let last = self.buckets.len() - 1;
-        &mut self.buckets[last]
     }
 
     fn extend(&mut self, newest: Option<Nanos>, start: Nanos) {
@@ -259,9 +269,13 @@ impl LockWaits {
     const LCB_F_WRITE: u32 = 1 << 2;
 
     /// A fault has ended.
+    #[inline]
     fn add_fault(&mut self, event: &Event) {
-        let (open, last) = self.harvesting.get(&event.vm).copied().unwrap_or_default();
-        let is_beside = 0 < open || (last != Nanos(0) && event.span.lo <= last);
+        let place = self.harvesting.binary_search_by_key(&event.vm, |harvesting| harvesting.vm);
+        let is_beside = place.is_ok_and(|place| {
+            let Harvesting { open, last, .. } = self.harvesting[place];
+            0 < open || (last != Nanos(0) && event.span.lo <= last)
+        });
         let times = if is_beside { &mut self.beside_harvest } else { &mut self.apart };
         times.add(event.span.len_ns());
     }
@@ -272,7 +286,13 @@ impl LockWaits {
             IoctlOp::GetDirtyLog | IoctlOp::ClearDirtyLog | IoctlOp::ResetDirtyRings => {}
             IoctlOp::SetMemory | IoctlOp::EnableCap => return,
         }
-        let (open, last) = self.harvesting.entry(event.vm).or_default();
+        let vm = event.vm;
+        let place = self.harvesting.binary_search_by_key(&vm, |harvesting| harvesting.vm);
+        let place = place.unwrap_or_else(|place| {
+            self.harvesting.insert(place, Harvesting { vm, ..Harvesting::default() });
+            place
+        });
+        let Harvesting { open, last, .. } = &mut self.harvesting[place];
         if has_ended {
             *open = open.saturating_sub(1);
             *last = event.span.hi;
@@ -293,8 +313,7 @@ impl LockWaits {
         *waits += 1;
         *total += wait_ns;
         *longest = wait_ns.max(*longest);
-        self.histogram.resize(HISTOGRAM_BUCKETS, 0);
-        self.histogram[crate::verdict::window::bucket(wait_ns)] += 1;
+        count_length(&mut self.histogram, wait_ns);
     }
 }
 

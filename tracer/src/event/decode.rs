@@ -168,7 +168,8 @@ fn rarer(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
     })
 }
 
-#[inline]
+// These are inlined into their arm of `decode_for`, so that what takes the event knows its kind.
+#[inline(always)]
 fn mark(raw: &RawEvent) -> EventKind {
     let [gfn, slot, word, spte] = raw.args;
     let has = |bit: u8| raw.flags & bit != 0;
@@ -186,20 +187,20 @@ fn mark(raw: &RawEvent) -> EventKind {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn fast_fault(raw: &RawEvent) -> EventKind {
     let [page, old, ret, sptep] = raw.args;
     let fixed = raw.flags & flag::FAST_FIXED != 0;
     EventKind::FastFault { page: page_ref(page), old: Spte(old), ret: ret as i64, sptep, fixed }
 }
 
-#[inline]
+#[inline(always)]
 fn fault(raw: &RawEvent) -> EventKind {
     let [addr, error_code, ret, vcpu] = raw.args;
     EventKind::Fault { addr, error_code, ret: ret as i64, vcpu: VcpuId(vcpu as u32) }
 }
 
-#[inline]
+#[inline(always)]
 fn spte_change(raw: &RawEvent) -> EventKind {
     let [page, old, new, sptep] = raw.args;
     EventKind::SpteChange {
@@ -211,7 +212,7 @@ fn spte_change(raw: &RawEvent) -> EventKind {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn spte_set(raw: &RawEvent) -> EventKind {
     let [page, new, word, sptep] = raw.args;
     let has = |bit: u8| raw.flags & bit != 0;
@@ -225,19 +226,19 @@ fn spte_set(raw: &RawEvent) -> EventKind {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn harvest_word(raw: &RawEvent) -> EventKind {
     let [first, mask, protected, slot] = raw.args;
     EventKind::HarvestWord { first: Gfn(first), mask, protected, slot: slot_ref(slot) }
 }
 
-#[inline]
+#[inline(always)]
 fn user_word(raw: &RawEvent) -> EventKind {
     let [first, mask, protected, writable] = raw.args;
     EventKind::UserWord { first: Gfn(first), mask, protected, writable }
 }
 
-#[inline]
+#[inline(always)]
 fn host_write(raw: &RawEvent) -> EventKind {
     let [gpa, bytes, slot, how] = raw.args;
     EventKind::HostWrite {
@@ -250,7 +251,7 @@ fn host_write(raw: &RawEvent) -> EventKind {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn ring_push(raw: &RawEvent) -> EventKind {
     let [offset, slot, index, vcpu] = raw.args;
     EventKind::RingPush {

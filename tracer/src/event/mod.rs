@@ -195,6 +195,7 @@ pub enum EventKind {
 impl EventKind {
     /// The kind of the wire this is.
     #[must_use]
+    #[inline(always)]
     pub const fn kind(&self) -> Kind {
         match self {
             Self::VmSeen { .. } => Kind::VmSeen,

@@ -22,7 +22,7 @@ impl TidIndex {
     const RECENT: usize = 256;
 
     /// The thread's place.
-    #[inline]
+    #[inline(always)]
     pub fn get(&mut self, tid: Tid) -> Option<usize> {
         match self.recent[tid.0 as usize % Self::RECENT] {
             Some((recent, place)) if recent == tid => Some(place as usize),

@@ -91,21 +91,34 @@ impl Spool {
     #[inline(always)]
     pub fn push(&mut self, record: &RawEvent) -> Ordinal {
         self.newest += 1;
-        while (self.newest as u32) < RESERVED {
-            self.newest += 1;
-        }
-        if self.newest.is_multiple_of(Self::PAST) {
-            self.past = [self.past[1], (self.newest, Nanos(record.ts_ns))];
+        if self.newest % Self::PAST < u64::from(RESERVED) {
+            self.turn(Nanos(record.ts_ns));
         }
         let slot = (self.newest & self.mask) as usize;
         if let Some(place) = self.records.get_mut(slot) {
             *place = *record;
         } else {
-            // Grows once to its full size by doubling, then never again.
-            self.records.resize(slot + 1, RawEvent::default());
-            self.records[slot] = *record;
+            self.grow(slot, record);
         }
         self.newest
+    }
+
+    /// A number that is reserved is left out, and one in every [`Self::PAST`] stands for the past.
+    #[cold]
+    #[inline(never)]
+    fn turn(&mut self, time: Nanos) {
+        self.newest += u64::from(RESERVED.saturating_sub(self.newest as u32));
+        if self.newest.is_multiple_of(Self::PAST) {
+            self.past = [self.past[1], (self.newest, time)];
+        }
+    }
+
+    /// Grows once to its full size by doubling, then never again.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, slot: usize, record: &RawEvent) {
+        self.records.resize(slot + 1, RawEvent::default());
+        self.records[slot] = *record;
     }
 
     /// Ordinal of the newest record.

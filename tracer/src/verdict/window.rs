@@ -85,30 +85,53 @@ pub const LONGEST_MAX: usize = 10;
 
 impl WindowStats {
     /// Takes a window that has closed.
+    #[inline]
     pub fn add(&mut self, window: &Window) {
-        let Some(length) = window.open_for_ns() else {
-            self.open += 1;
-            if self.left_open.len() < LONGEST_MAX {
-                self.left_open.push(*window);
-            }
-            return;
-        };
+        let Some(length) = window.open_for_ns() else { return self.add_open(window) };
         self.closed += 1;
         self.with_harvest += u64::from(0 < window.harvests_inside);
-        if self.histogram.is_empty() {
-            self.histogram.resize(HISTOGRAM_BUCKETS, 0);
-            self.longest.reserve_exact(LONGEST_MAX + 1);
-        }
-        self.histogram[bucket(length)] += 1;
+        count_length(&mut self.histogram, length);
         let shortest = self.longest.last().and_then(Window::open_for_ns).unwrap_or(0);
         if self.longest.len() < LONGEST_MAX || shortest < length {
-            let place = self
-                .longest
-                .partition_point(|kept| length <= kept.open_for_ns().unwrap_or(u64::MAX));
-            self.longest.insert(place, *window);
-            self.longest.truncate(LONGEST_MAX);
+            self.keep_long(window, length);
         }
     }
+
+    #[cold]
+    #[inline(never)]
+    fn add_open(&mut self, window: &Window) {
+        self.open += 1;
+        if self.left_open.len() < LONGEST_MAX {
+            self.left_open.push(*window);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep_long(&mut self, window: &Window, length: u64) {
+        self.longest.reserve_exact(LONGEST_MAX + 1 - self.longest.len());
+        let place =
+            self.longest.partition_point(|kept| length <= kept.open_for_ns().unwrap_or(u64::MAX));
+        self.longest.insert(place, *window);
+        self.longest.truncate(LONGEST_MAX);
+    }
+}
+
+/// Counts a duration in a histogram, which gets its buckets with the first.
+#[inline]
+pub(crate) fn count_length(histogram: &mut Vec<u64>, length_ns: u64) {
+    let bucket = bucket(length_ns);
+    match histogram.get_mut(bucket) {
+        Some(count) => *count += 1,
+        None => start_histogram(histogram, bucket),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn start_histogram(histogram: &mut Vec<u64>, bucket: usize) {
+    histogram.resize(HISTOGRAM_BUCKETS, 0);
+    histogram[bucket] = 1;
 }
 
 /// The histogram bucket of a duration.

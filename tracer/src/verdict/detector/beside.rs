@@ -35,11 +35,17 @@ impl Known {
 }
 
 impl Detector {
+    /// Something that began at `lo` may have run beside a harvest word.
+    #[inline]
+    pub(super) fn is_beside_word(&self, vm: usize, lo: Nanos) -> bool {
+        lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns)
+    }
+
     /// Judges an opening against the harvest words that ended before its record.
     #[inline]
     pub(super) fn judge_beside_words(&mut self, at: At<'_>, vm: usize, opening: &Opening) {
         let lo = opening.mark.span.lo.min(opening.store.lo);
-        if lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns) {
+        if self.is_beside_word(vm, lo) {
             self.judge_words_since(at, vm, opening, lo);
         }
     }

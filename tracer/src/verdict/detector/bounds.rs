@@ -19,7 +19,7 @@ pub(super) const DUE_MAX: usize = 1 << 20;
 
 impl Detector {
     /// The VM is followed, or there is room for it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admits(&mut self, id: VmId) -> bool {
         self.vms.get(self.last_vm).is_some_and(|vm| vm.id == id) || self.finds_room(id)
     }
@@ -50,6 +50,13 @@ impl Detector {
             self.limit_reached = Some(self.ctx.now);
         }
         slot
+    }
+
+    /// A configured bound was reached: what is not followed cannot be judged.
+    #[cold]
+    pub(super) fn note_limit(&mut self) {
+        self.limit_reached = None;
+        self.ledger.unknown(UnknownCause::Limit, 1);
     }
 
     /// A thread that was in a bracket had to give up its place: what it has done so far is not known any more.

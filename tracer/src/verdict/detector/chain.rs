@@ -16,7 +16,7 @@
 use crate::event::{Event, EventKind, Gfn, IoctlOp, Nanos, Span, Spte, VmId};
 use crate::order::Ordinal;
 use crate::verdict::RuleId;
-use crate::verdict::page::{Protection, page_flag};
+use crate::verdict::page::{Page, Protection, page_flag};
 
 use super::case::PageAt;
 use super::slot::WordSeen;
@@ -41,23 +41,22 @@ const GRACE_NS: u64 = 200_000_000;
 const MISFITS_MAX: usize = 64;
 
 impl Detector {
-    /// A change found `old` in the SPTE of a page.
+    /// A change found `old` in the SPTE of a page that was `before`.
     #[inline]
-    pub(super) fn note_chain(&mut self, at: At<'_>, page: PageAt, old: Spte) {
-        if self.page(page).protection == Protection::Open {
-            self.note_found(at, page, old);
+    pub(super) fn note_chain(&mut self, at: At<'_>, page: PageAt, before: &Page, old: Spte) {
+        if before.protection == Protection::Open {
+            self.note_found(at, page, before, old);
         }
     }
 
     /// As [`Self::note_chain`], of a page that was left open.
     #[inline(never)]
-    fn note_found(&mut self, at: At<'_>, (vm, slot, gfn): PageAt, old: Spte) {
+    fn note_found(&mut self, at: At<'_>, (vm, slot, gfn): PageAt, page: &Page, old: Spte) {
         let masks = &self.ctx.masks;
         // Without A in hardware, aging takes W away.
         if masks.pml || masks.accessed == 0 || self.vms[vm].has_other_roots {
             return;
         }
-        let page = self.page((vm, slot, gfn));
         let is_misfit = masks.is_present(old)
             && !masks.is_open(old)
             && !page.is_shared()

@@ -77,6 +77,7 @@ impl Due {
 
 impl Detector {
     /// Judges `what` once nothing can come that belongs before `hi`.
+    #[inline]
     pub(super) fn wait(&mut self, hi: Nanos, what: Due) {
         if DUE_MAX <= self.due.len() {
             self.limit_reached = Some(self.ctx.now);
@@ -95,22 +96,21 @@ impl Detector {
 
     #[inline(never)]
     fn settle_all_until(&mut self, now: Nanos) {
-        while let Some((_, what)) = self.due.pop_front_if(|(until, _)| *until < now) {
-            self.judge_due(what);
+        while let Some((until, what)) = self.due.front()
+            && *until < now
+        {
+            if let Due::Window(window) = *what {
+                self.due.pop_front();
+                self.judge_window(window);
+            } else if let Some((_, what)) = self.due.pop_front() {
+                self.judge_rarer(what);
+            }
         }
     }
 
     /// Nothing more will come.
     pub(super) fn settle_all_due(&mut self) {
         self.settle_due(Nanos(u64::MAX));
-    }
-
-    #[inline]
-    fn judge_due(&mut self, what: Due) {
-        match what {
-            Due::Window(window) => self.judge_window(window),
-            rarer => self.judge_rarer(rarer),
-        }
     }
 
     // Out of line, as what a fault rarely needs everywhere here: it would take registers from what it always needs.

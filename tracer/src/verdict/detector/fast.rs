@@ -5,15 +5,29 @@
 //! fault      .. mark m, *sptep is RO ..     at risk: s comes after m, a harvest in between would take the mark
 //! ```
 
-use crate::event::{EventKind, Nanos, Span};
+use crate::event::{EventKind, Gfn, Nanos, Span};
 use crate::order::{Ordinal, instant};
-use crate::verdict::page::{Protection, page_flag};
+use crate::verdict::page::{Page, Protection, page_flag};
 use crate::verdict::{LookAlike, UnknownCause, Verdict, Window, WindowKind};
 
 use super::due::{Due, ThirdCase};
 use super::slot::Opening;
 use super::thread::PendingMark;
 use super::{At, Detector, note_sptep};
+
+/// What may disturb a lockless fault.
+struct Around {
+    /// The page's state before it.
+    before: Page,
+    /// That was changed, by another thread, after the fault had begun.
+    is_touched: bool,
+    /// The page may be closed again by now.
+    is_unsettled: bool,
+    /// End of the last harvest word; later by the clock uncertainty.
+    last_word: Nanos,
+    /// Pages of the VM were called lost.
+    has_lost: bool,
+}
 
 impl Detector {
     pub(super) fn on_fast_fault(&mut self, at: At<'_>) {
@@ -36,14 +50,26 @@ impl Detector {
             hold: Span::default(),
             is_doubtful: false,
         };
-        self.doubt_unsettled(at, &mut opening);
-        self.note_opened(vm, slot, page.gfn, at.event.span.hi);
-        self.weaken_hasty(at, opening.page(), opening.mark.is_logged);
+        let around = self.look_around(at, vm, slot, page.gfn);
+        let before = around.before;
+        opening.is_doubtful = around.is_unsettled;
+        if around.is_touched {
+            self.doubt_touched(&mut opening, &before);
+        }
+        if around.has_lost {
+            self.weaken_hasty(at, opening.page(), opening.mark.is_logged);
+        }
         if opening.mark.was_open.is_some() && page.level <= 1 {
-            self.note_chain(at, opening.page(), old);
+            self.note_chain(at, opening.page(), &before, old);
         }
         let may_predict = self.may_predict(&opening, at.event.span);
-        let protection = self.protection_after(at, &opening);
+        let protection = if opening.is_doubtful {
+            Protection::Unknown
+        } else if at.event.span.lo <= around.last_word {
+            self.protection_beside_word(vm, slot, page.gfn, opening.store)
+        } else {
+            Protection::Open
+        };
         self.set_protection(vm, slot, page, |state| {
             state.change(protection, at.ordinal);
             state.set(page_flag::UNLOGGED, false);
@@ -59,45 +85,42 @@ impl Detector {
             }
             self.judge_beside_words(at, vm, &opening);
             self.vms[vm].openings.push(opening);
-            self.threads.get_mut(place).prediction = may_predict.then_some(opening);
+            self.threads.get_mut(place).prediction = may_predict.then(|| Box::new(opening));
             self.close_fast_window(at, &opening.mark);
         } else {
             self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
         }
     }
 
-    /// The fault's page may be closed again by now.
+    /// Opens the page, as far as its VM and its slot are told, and looks at what may have come in between.
     #[inline]
-    fn doubt_unsettled(&self, at: At<'_>, opening: &mut Opening) {
-        let (vm, slot, _) = opening.page();
-        opening.is_doubtful = self.is_fast_unsettled(vm, slot, at.event.span.lo);
-        let changed = self.page(opening.page()).changed.ordinal(self.ctx.spool.newest());
-        let begun = Nanos(at.event.span.lo.0.saturating_sub(self.ctx.epsilon_ns));
-        if !self.ctx.spool.has_ended_before(changed, begun) {
-            self.doubt_touched(opening, changed);
+    fn look_around(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) -> Around {
+        let (Self { vms, ctx, .. }, begin) = (self, at.event.span.lo);
+        let known = &mut vms[vm];
+        known.last_open = known.last_open.max(at.event.span.hi);
+        let found = &mut known.slots[slot];
+        if let Some(cell) = found.heat(gfn) {
+            cell.opened += 1;
         }
-    }
-
-    /// State of the page once the fault has opened it.
-    #[inline]
-    fn protection_after(&self, at: At<'_>, opening: &Opening) -> Protection {
-        let (vm, slot, gfn) = opening.page();
-        let last_word = self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
-        if opening.is_doubtful {
-            Protection::Unknown
-        } else if at.event.span.lo.0 <= last_word {
-            self.protection_beside_word(vm, slot, gfn, opening.store)
-        } else {
-            Protection::Open
+        let before = found.pages.get(gfn);
+        let changed = before.changed.ordinal(ctx.spool.newest());
+        let begun = Nanos(begin.0.saturating_sub(ctx.epsilon_ns));
+        Around {
+            before,
+            is_touched: !ctx.spool.has_ended_before(changed, begun),
+            is_unsettled: found.is_fast_unsettled(begin, ctx.epsilon_ns),
+            last_word: Nanos(known.last_word.0.saturating_add(ctx.epsilon_ns)),
+            has_lost: known.lost.len() != 0,
         }
     }
 
     /// The page's SPTE was changed, by another thread, after the fault had begun.
     #[cold]
     #[inline(never)]
-    fn doubt_touched(&self, opening: &mut Opening, changed: Ordinal) {
-        let is_open = self.page(opening.page()).protection == Protection::Open;
-        opening.is_doubtful |= !is_open && self.is_closed_inside(opening, changed);
+    fn doubt_touched(&self, opening: &mut Opening, before: &Page) {
+        let changed = before.changed.ordinal(self.ctx.spool.newest());
+        opening.is_doubtful |=
+            before.protection != Protection::Open && self.is_closed_inside(opening, changed);
         *opening = self.proven(opening);
     }
 
@@ -133,6 +156,7 @@ impl Detector {
     pub(super) fn judge_window(&mut self, closed: ThirdCase) {
         let ThirdCase { vm, slot, gfn, span, tid, kind } = closed;
         let harvests_inside = self.harvests_beside(vm, slot, span);
+        let has_gap = self.ctx.has_gap_in(span);
         let known = &mut self.vms[vm];
         let found = &mut known.slots[slot];
         if let Some(cell) = found.heat(gfn) {
@@ -148,23 +172,20 @@ impl Detector {
             closed: Some(span.hi),
             harvests_inside,
         };
-        self.window(window);
-        if self.ctx.has_gap_in(span) {
+        // Its record came late: a harvest that began after the window had closed has returned already.
+        let is_collected =
+            found.last_get.is_some_and(|get| span.is_before(get, self.ctx.epsilon_ns));
+        if has_gap {
             self.ledger.unknown(UnknownCause::Dropped, 1);
         } else if 0 < harvests_inside {
             self.ledger.judge(Verdict::Exposed, span.hi, 1);
-        } else if self.vms[vm].ring_bytes != 0 || self.is_collected(vm, slot, span) {
+        } else if known.ring_bytes != 0 || is_collected {
             // A ring entry is reported as soon as it is pushed.
             self.ledger.judge(Verdict::Safe, span.hi, 1);
         } else {
-            self.vms[vm].slots[slot].windows_waiting += 1;
+            found.windows_waiting += 1;
         }
-    }
-
-    /// The bracket's record came late: a harvest that began after the window had closed has returned already.
-    fn is_collected(&self, vm: usize, slot: usize, window: Span) -> bool {
-        let get = self.vms[vm].slots[slot].last_get;
-        get.is_some_and(|get| window.is_before(get, self.ctx.epsilon_ns))
+        self.window(window);
     }
 
     /// A mark that a harvest word took at once, or a bracket without effect, is only counted.

@@ -3,7 +3,7 @@
 //! A store that opens a page must have a mark of the same fault. Slow paths mark first and store second under one hold
 //! of `mmu_lock`; 5.10's TDP MMU stores first; both are right, so the fault is judged when it ends.
 
-use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, Span, Spte, VcpuId, VmId};
+use crate::event::{EventKind, Gfn, Operation, PageRef, Span, Spte, VcpuId, VmId};
 use crate::verdict::ledger::Proof;
 use crate::verdict::page::{Page, Protection, page_flag};
 use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict, Window, WindowKind};
@@ -43,7 +43,8 @@ impl Detector {
         if shadow {
             self.judge_holds_at_once(at, vm, slot, page.gfn);
         } else if let (Some(old), Some(false), 0..=1) = (old, was_open, page.level) {
-            self.note_chain(at, (vm, slot, page.gfn), old);
+            let before = self.page((vm, slot, page.gfn));
+            self.note_chain(at, (vm, slot, page.gfn), &before, old);
         }
         if !is_open && was_open == Some(true) {
             self.note_closing(at, vm, slot, page, new);
@@ -73,27 +74,20 @@ impl Detector {
         }
     }
 
-    /// A page became open, at `hi` at the latest.
-    #[inline]
-    pub(super) fn note_opened(&mut self, vm: usize, slot: usize, gfn: Gfn, hi: Nanos) {
-        let vm = &mut self.vms[vm];
-        vm.last_open = vm.last_open.max(hi);
-        if let Some(cell) = vm.slots[slot].heat(gfn) {
-            cell.opened += 1;
+    /// The slot of an SPTE record: by its address space, else by the mark of the same page in the same thread.
+    #[inline(always)]
+    pub(super) fn slot_by_mark(&mut self, at: At<'_>, vm: usize, page: PageRef) -> Option<usize> {
+        match page.as_id {
+            Some(as_id) => self.vms[vm].slot_in(as_id, page.gfn),
+            None => self.slot_unnamed(at, vm, page.gfn),
         }
     }
 
-    /// The slot of an SPTE record: by its address space, else by the mark of the same page in the same thread.
-    #[inline]
-    pub(super) fn slot_by_mark(&mut self, at: At<'_>, vm: usize, page: PageRef) -> Option<usize> {
-        if page.as_id.is_none() {
-            let place = self.threads.place(at.event.tid);
-            let thread = self.threads.get_mut(place);
-            if let Some(slot) = thread.slot_of_mark(vm, page.gfn, at.event.span.lo) {
-                return Some(slot);
-            }
-        }
-        self.vms[vm].slot_of(page.gfn, page.as_id)
+    #[inline(never)]
+    fn slot_unnamed(&mut self, at: At<'_>, vm: usize, gfn: Gfn) -> Option<usize> {
+        let place = self.threads.place(at.event.tid);
+        let marked = self.threads.get_mut(place).slot_of_mark(vm, gfn, at.event.span.lo);
+        marked.or_else(|| self.vms[vm].slot_of(gfn, None))
     }
 
     /// An SPTE changed in a thread that names no VM: of the VMs followed, any may be meant.
@@ -109,9 +103,8 @@ impl Detector {
 
     /// State after a locked store: a harvest word within the clock uncertainty may have come before or after.
     fn after_race(&self, at: At<'_>, vm: usize, slot: usize, page: PageRef) -> Protection {
-        let epsilon = self.ctx.epsilon_ns;
         let stored = at.event.span.hi;
-        if self.vms[vm].last_word.0.saturating_add(epsilon) < stored.0 || 1 < page.level {
+        if !self.is_beside_word(vm, stored) || 1 < page.level {
             return Protection::Open;
         }
         self.protection_beside_word(vm, slot, page.gfn, Span::at(stored))
@@ -163,7 +156,10 @@ impl Detector {
 
     /// An SPTE became open: it needs a mark of the same fault, before or after.
     fn note_store(&mut self, at: At<'_>, vm: usize, slot: usize, page: PageRef) {
-        self.note_opened(vm, slot, page.gfn, at.event.span.hi);
+        self.vms[vm].last_open = self.vms[vm].last_open.max(at.event.span.hi);
+        if let Some(cell) = self.vms[vm].slots[slot].heat(page.gfn) {
+            cell.opened += 1;
+        }
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         // Under PML a mark may be a drained one of the same page: the span reaches back to the fault's begin.
@@ -236,11 +232,12 @@ impl Detector {
         }
     }
 
-    /// A mark of a page whose store came first.
+    /// The thread's newest mark may be of a page whose store came first, as 5.10's TDP MMU does it: both lie in one hold
+    /// of the lock.
     #[inline(never)]
-    pub(super) fn claim_awaited(&mut self, at: At<'_>, vm: usize, mark: PendingMark) {
-        let place = self.threads.place(at.event.tid);
+    pub(super) fn claim_awaited(&mut self, at: At<'_>, vm: usize, place: usize) {
         let thread = self.threads.get_mut(place);
+        let Some(mark) = thread.marks.iter().next().copied() else { return };
         let Some(store) = thread.take_awaited(&mark) else { return };
         thread.claim(mark.ordinal);
         let hold = Span { lo: store.span.hi.min(mark.span.hi), hi: mark.span.hi };
@@ -249,11 +246,10 @@ impl Detector {
 
     pub(super) fn on_fault(&mut self, at: At<'_>) {
         let place = self.threads.place(at.event.tid);
-        if !self.threads.get_mut(place).stores.is_empty() {
-            self.judge_stores(at, Some(at.event.span));
+        let thread = self.threads.get_mut(place);
+        if !thread.stores.is_empty() || thread.prediction.is_some() || self.ctx.masks.pml {
+            self.end_fault(at, place);
         }
-        self.expect_prediction(at, place);
-        self.settle_drained(place);
         let begin = at.event.span.lo;
         let thread = self.threads.get_mut(place);
         thread.last_exit = at.event.span.hi;
@@ -263,6 +259,14 @@ impl Detector {
         thread.marks.clear();
         self.ledger.benign(LookAlike::MarkWithoutStore, unclaimed);
         self.judge_decision(at, place);
+    }
+
+    /// What the fault has left open is judged.
+    #[inline(never)]
+    fn end_fault(&mut self, at: At<'_>, place: usize) {
+        self.judge_stores(at, Some(at.event.span));
+        self.expect_prediction(at, place);
+        self.settle_drained(place);
     }
 
     pub(super) fn on_run_end(&mut self, at: At<'_>, vcpu: VcpuId) {

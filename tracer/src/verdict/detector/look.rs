@@ -9,12 +9,18 @@ use crate::verdict::{PageRange, PageState};
 /// Pages looked at per answer. A cell of more pages is judged by as many of them, evenly spaced.
 const PAGES_MAX: u64 = 1 << 16;
 
+/// The state of so many pages (256 KiB) stays in the second-level cache of any processor that traces are read on.
+const NEAR_PAGES: u64 = 1 << 14;
+
 impl Detector {
     /// The records come next: loads the state of their pages all at once. When each is loaded only as its record is
     /// judged, each is waited for.
     pub fn touch(&self, records: &[&RawEvent]) {
         let vm = self.vms.get(self.last_vm);
         let Some(slot) = vm.and_then(|vm| vm.slots.get(vm.last_slot)) else { return };
+        if slot.pages.detailed_pages() < NEAR_PAGES {
+            return;
+        }
         let pages = records.iter().filter_map(|record| page_ahead(record));
         let touched = pages.fold(0, |touched, gfn| touched ^ slot.pages.get(gfn).flags);
         std::hint::black_box(touched);

@@ -7,8 +7,8 @@ use crate::verdict::{LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
 use super::due::{Due, DueMark};
+use super::pending::PendingMark;
 use super::slot::{MarkSeen, Slot, WordSeen};
-use super::thread::PendingMark;
 use super::{At, Detector, Release};
 
 /// From 2efd61a608b0 (5.17) to 6.1, marks of threads that run no vCPU are dropped (`mark_page_dirty_in_slot`,
@@ -22,13 +22,16 @@ fn drops_marks_without_vcpu(release: Release) -> bool {
 
 impl Detector {
     pub(super) fn on_mark(&mut self, at: At<'_>) {
-        let EventKind::Mark { gfn, slot, word, spte, in_fast, .. } = at.event.kind else { return };
+        let EventKind::Mark { gfn, slot, word, spte, has_vcpu, in_fast } = at.event.kind else {
+            return;
+        };
         let vm = self.vm(at.event.vm);
         let Some(slot_index) = self.slot_by_ref(vm, at, slot, gfn) else { return };
         let place = self.threads.place(at.event.tid);
         let thread = self.threads.get_mut(place);
         let known = &self.vms[vm];
-        let mark = PendingMark {
+        let found = &known.slots[slot_index];
+        thread.marks.push(PendingMark {
             vm,
             slot: slot_index,
             gfn,
@@ -42,12 +45,11 @@ impl Detector {
             is_claimed: false,
             drained: None,
             after_steal_time: known.ring_bytes == 0
-                && known.slots[slot_index].pages.get(gfn).has(page_flag::STEAL_TIME),
-        };
-        thread.marks.push(mark);
-        if !thread.stores.is_empty() && thread.is_awaited(&mark) {
-            // 5.10's TDP MMU stores first: both lie in one hold of the lock.
-            self.claim_awaited(at, vm, mark);
+                && found.pages.get(gfn).has(page_flag::STEAL_TIME),
+        });
+        let is_set = matches!(word, MarkWord::Bitmap(bits) if found.bit(gfn, bits) == Some(true));
+        if !thread.stores.is_empty() {
+            self.claim_awaited(at, vm, place);
         }
         if !slot.logging {
             self.note_old_slot(at, vm, slot_index);
@@ -59,7 +61,7 @@ impl Detector {
             self.benign(LookAlike::MarkTakenAtOnce);
             return;
         }
-        if !self.is_mark_dropped(at, vm, slot_index) {
+        if is_set && has_vcpu || !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);
             if self.ctx.masks.pml {
                 self.note_pml(at, vm, slot_index, gfn);
@@ -68,34 +70,34 @@ impl Detector {
     }
 
     /// The page is reported, unless a harvest that ran at the same time took the mark at once.
+    #[inline]
     pub(super) fn note_mark(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn) {
-        let is_racing =
-            at.event.span.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
+        let is_racing = self.is_beside_word(vm, at.event.span.lo);
         let report = if is_racing { self.report_after_race(at, vm, slot, gfn) } else { None };
-        let is_bitmap = self.vms[vm].ring_bytes == 0;
-        let (newest, known_since) = (self.ctx.spool.newest(), self.ctx.known_since);
-        let has_room = self.with_page(vm, slot, gfn, |page, marked| {
-            if is_bitmap {
+        let Self { vms, ctx, budget, .. } = self;
+        let known = &mut vms[vm];
+        let found = &mut known.slots[slot];
+        known.marks.push(MarkSeen { slot, gfn, hi: at.event.span.hi, ordinal: at.ordinal });
+        if let Some(page) = found.pages.get_mut(gfn, budget) {
+            if known.ring_bytes == 0 {
                 page.set(page_flag::STEAL_TIME, false);
             }
             match report {
                 None => {
-                    let is_known = known_since <= page.taken.ordinal(newest);
-                    Slot::mark(page, marked, at.ordinal, is_known);
+                    let is_known = ctx.known_since <= page.taken.ordinal(ctx.spool.newest());
+                    Slot::mark(page, &mut found.marked, at.ordinal, is_known);
                 }
                 Some(_) if page.report == Report::Marked => {}
                 Some(report) => page.report = report,
             }
-        });
-        if !has_room {
+        } else {
+            self.limit_reached = Some(ctx.now);
             self.ledger.unknown(UnknownCause::Limit, 1);
         }
         if report == Some(Report::Clean) {
             self.benign(LookAlike::MarkTakenAtOnce);
         }
         self.weaken_hasty(at, (vm, slot, gfn), report != Some(Report::Clean));
-        let seen = MarkSeen { slot, gfn, hi: at.event.span.hi, ordinal: at.ordinal };
-        self.vms[vm].marks.push(seen);
     }
 
     /// What a page is once the word has taken its bit: reported still if a later mark outlived the xchg, which is
@@ -221,7 +223,7 @@ impl Detector {
     }
 
     /// K07: the mark recorded nothing.
-    #[inline]
+    #[inline(never)]
     fn is_mark_dropped(&mut self, at: At<'_>, vm: usize, slot: usize) -> bool {
         let EventKind::Mark { gfn, slot: object, word, has_vcpu, .. } = at.event.kind else {
             return false;

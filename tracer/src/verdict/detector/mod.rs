@@ -262,9 +262,8 @@ impl Detector {
         }
         self.dispatch(At { ordinal, event });
         self.note_evicted();
-        if self.limit_reached.take().is_some() {
-            // A configured bound was reached: what is not followed cannot be judged.
-            self.ledger.unknown(UnknownCause::Limit, 1);
+        if self.limit_reached.is_some() {
+            self.note_limit();
         }
     }
 
@@ -335,7 +334,7 @@ impl Detector {
     }
 
     /// The slot a record names, and what the record shows of its logging.
-    #[inline]
+    #[inline(always)]
     fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> Option<usize> {
         let index = self.slot_made(vm, slot.id, near)?;
         let found = &mut self.vms[vm].slots[index];
@@ -362,7 +361,7 @@ impl Detector {
     }
 
     /// Changes the state of one page; `false` if there is no room for it.
-    #[inline]
+    #[inline(always)]
     fn with_page(
         &mut self,
         vm: usize,
@@ -383,11 +382,11 @@ impl Detector {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn window(&mut self, window: Window) {
         self.windows[window.kind as usize].add(&window);
-        if let Some(followed) = &mut self.followed {
-            followed.push(window);
+        if self.followed.is_some() {
+            self.follow_window(window);
         }
     }
 }

@@ -33,8 +33,9 @@ impl Detector {
             })
         };
         let changed = self.page(opening.page()).changed.ordinal(spool.newest());
-        let is_racing = fault.lo.0 <= self.vms[vm].last_word.0.saturating_add(self.ctx.epsilon_ns);
-        !is_racing && !is_recent(changed) && !is_recent(self.vms[vm].last_zap)
+        !self.is_beside_word(vm, fault.lo)
+            && !is_recent(changed)
+            && !is_recent(self.vms[vm].last_zap)
     }
 
     /// K02 without a harvest near: the fault has ended and nothing explains what its mark read.
@@ -76,7 +77,7 @@ impl Detector {
         if prediction.is_some()
             && let Some(opening) = prediction.take()
         {
-            self.wait(at.event.span.hi, Due::Prediction(Box::new(opening)));
+            self.wait(at.event.span.hi, Due::Prediction(opening));
         }
     }
 }

@@ -59,6 +59,12 @@ impl Detector {
         self.followed.get_or_insert_default();
     }
 
+    /// Somebody asks for the windows.
+    #[inline(never)]
+    pub(super) fn follow_window(&mut self, window: Window) {
+        self.followed.get_or_insert_default().push(window);
+    }
+
     /// The windows since the last call.
     pub fn take_windows(&mut self) -> Vec<Window> {
         self.followed.as_mut().map(std::mem::take).unwrap_or_default()

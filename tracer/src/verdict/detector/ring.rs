@@ -52,6 +52,7 @@ impl Detector {
 
     /// A mark that pushed an entry; the ring is that of the vCPU the thread runs. `true`: a reset has popped the entry
     /// before the mark's record came, so that it reports nothing any more.
+    #[inline(never)]
     pub(super) fn push_ring(
         &mut self,
         at: At<'_>,

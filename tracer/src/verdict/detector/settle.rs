@@ -14,6 +14,7 @@ use crate::event::{IoctlOp, Nanos};
 use crate::order::Ordinal;
 use crate::verdict::page::Protection;
 
+use super::slot::Slot;
 use super::thread::OpenIoctl;
 use super::{At, Detector};
 
@@ -53,16 +54,25 @@ impl Detector {
     /// What was opened at `since` or later may have been closed without a record.
     #[inline]
     pub(super) fn is_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
-        self.is_until(self.vms[vm].slots[slot].unsettled, since)
+        is_until(self.vms[vm].slots[slot].unsettled, since, self.ctx.epsilon_ns)
     }
 
     /// As [`Self::is_unsettled`], of a lockless fault that began at `since`.
     pub(super) fn is_fast_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
-        let slot = &self.vms[vm].slots[slot];
-        self.is_until(slot.unsettled, since) || self.is_until(slot.helper_ended, since)
+        self.vms[vm].slots[slot].is_fast_unsettled(since, self.ctx.epsilon_ns)
     }
+}
 
-    fn is_until(&self, until: Option<Nanos>, since: Nanos) -> bool {
-        until.is_some_and(|until| since.0 <= until.0.saturating_add(self.ctx.epsilon_ns))
+impl Slot {
+    /// See [`Detector::is_fast_unsettled`].
+    #[inline]
+    pub(super) fn is_fast_unsettled(&self, since: Nanos, epsilon_ns: u64) -> bool {
+        is_until(self.unsettled, since, epsilon_ns)
+            || is_until(self.helper_ended, since, epsilon_ns)
     }
+}
+
+#[inline]
+fn is_until(until: Option<Nanos>, since: Nanos, epsilon_ns: u64) -> bool {
+    until.is_some_and(|until| since.0 <= until.0.saturating_add(epsilon_ns))
 }

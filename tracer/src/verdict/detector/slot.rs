@@ -288,15 +288,22 @@ impl Vm {
     }
 
     /// The slot that holds `gfn`. `as_id` unknown: of address space 0, unless there are others.
-    #[inline]
     pub fn slot_of(&mut self, gfn: Gfn, as_id: Option<u8>) -> Option<usize> {
-        if let (Some(slot), Some(as_id)) = (self.slots.get(self.last_slot), as_id)
-            && slot.id.as_id == u16::from(as_id)
-            && slot.holds(gfn)
-        {
-            return Some(self.last_slot);
+        match as_id {
+            Some(as_id) => self.slot_in(as_id, gfn),
+            None => self.search_slot_of(gfn, None),
         }
-        self.search_slot_of(gfn, as_id)
+    }
+
+    /// The slot of that address space that holds `gfn`.
+    #[inline]
+    pub fn slot_in(&mut self, as_id: u8, gfn: Gfn) -> Option<usize> {
+        match self.slots.get(self.last_slot) {
+            Some(slot) if slot.id.as_id == u16::from(as_id) && slot.holds(gfn) => {
+                Some(self.last_slot)
+            }
+            Some(_) | None => self.search_slot_of(gfn, Some(as_id)),
+        }
     }
 
     #[inline(never)]

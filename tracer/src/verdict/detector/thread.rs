@@ -31,7 +31,7 @@ pub(crate) struct Thread {
     /// End of its last record that shows the vCPU outside the guest.
     pub last_exit: Nanos,
     /// Its fast fault that seems to have marked first.
-    pub prediction: Option<Opening>,
+    pub prediction: Option<Box<Opening>>,
     /// Its last ring pushes.
     pub pushes: Recent<PendingMark, 4>,
     /// It made an SPTE absent that was open, and has not flushed since.
@@ -301,7 +301,7 @@ impl Thread {
         self.stores.retain(|store| store.vm != vm);
         self.zap = self.zap.filter(|change| change.vm != vm);
         self.decision = self.decision.filter(|change| change.vm != vm);
-        self.prediction = self.prediction.filter(|opening| opening.mark.vm != vm);
+        self.prediction.take_if(|opening| opening.mark.vm == vm);
         let ioctl = self.ioctl.take_if(|ioctl| ioctl.vm == vm)?;
         self.leave_ioctl();
         Some(ioctl)
@@ -322,11 +322,6 @@ impl Thread {
     /// The ioctl it is in took that word.
     pub fn is_taking(&self, word: &WordSeen) -> bool {
         self.ioctl.is_some() && self.has_taken(word)
-    }
-
-    /// A locked store waits for this mark.
-    pub fn is_awaited(&self, mark: &PendingMark) -> bool {
-        self.stores.iter().any(|store| store.is_for(mark))
     }
 
     /// The locked store that waited for this mark.
