@@ -4,6 +4,7 @@
 //! say how many there were.
 
 pub mod check;
+pub mod series;
 pub mod words;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +18,7 @@ use crate::verdict::window::count_length;
 use crate::verdict::{Finding, RuleId, UnknownCause, WindowKind};
 
 pub use check::{Check, SelfCheck, State};
+pub use series::{Bucket, Series};
 
 pub use crate::verdict::harvest::Harvest;
 pub use crate::verdict::tally::{HEAT_CELLS, HeatCell, VerdictCounts};
@@ -126,38 +128,6 @@ pub struct SlotSummary {
     pub heat: Vec<HeatCell>,
 }
 
-/// Activity per bucket of trace time, the newest [`Series::BUCKETS`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Series {
-    /// The buckets, oldest first.
-    pub buckets: VecDeque<Bucket>,
-}
-
-impl Series {
-    /// Length of a bucket.
-    pub const BUCKET_NS: u64 = 250_000_000;
-    /// Buckets kept: five minutes.
-    pub const BUCKETS: usize = 1200;
-}
-
-/// What happened in one bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the operations counted")]
-pub struct Bucket {
-    pub start: Nanos,
-    pub events: u64,
-    pub marks: u64,
-    pub fast_faults: u64,
-    pub slow_faults: u64,
-    pub harvested_pages: u64,
-    pub flushes: u64,
-    pub host_writes: u64,
-    pub ring_pushes: u64,
-    pub dropped: u64,
-    pub lock_waits: u64,
-    pub lock_wait_ns: u64,
-}
-
 /// Waits for `mmu_lock`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockWaits {
@@ -225,43 +195,6 @@ impl Counts {
     }
 }
 
-impl Series {
-    /// The bucket of `at`, made with all before it; times before the newest bucket count in the newest.
-    #[inline(always)]
-    pub fn bucket(&mut self, at: Nanos) -> &mut Bucket {
-        let newest = self.buckets.back();
-        if newest.is_none_or(|newest| Self::BUCKET_NS <= at.since(newest.start)) {
-            self.extend_to(at);
-        }
-        let last = self.buckets.len() - 1;
-        &mut self.buckets[last]
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn extend_to(&mut self, at: Nanos) {
-        let start = Nanos(at.0 - at.0 % Self::BUCKET_NS);
-        let newest = self.buckets.back().map(|bucket| bucket.start);
-        if newest.is_none_or(|newest| newest < start) {
-            self.extend(newest, start);
-        }
-    }
-
-    fn extend(&mut self, newest: Option<Nanos>, start: Nanos) {
-        // Of a long silence only what is kept is made.
-        let kept = Nanos(start.0.saturating_sub((Self::BUCKETS as u64 - 1) * Self::BUCKET_NS));
-        let mut next = newest
-            .map_or(start, |newest| Nanos(newest.0.saturating_add(Self::BUCKET_NS)).max(kept));
-        while next <= start {
-            if self.buckets.len() == Self::BUCKETS {
-                self.buckets.pop_front();
-            }
-            self.buckets.push_back(Bucket { start: next, ..Bucket::default() });
-            next.0 = next.0.saturating_add(Self::BUCKET_NS);
-        }
-    }
-}
-
 impl LockWaits {
     /// `LCB_F_READ` of include/trace/events/lock.h.
     const LCB_F_READ: u32 = 1 << 1;
@@ -325,27 +258,12 @@ impl Summary {
         let at = event.span.hi;
         self.by_kind.0[event.kind.kind() as usize & 63] += 1;
         self.self_check.observe(event);
-        let bucket = self.series.bucket(at);
-        bucket.events += 1;
+        self.series.add(at, |bucket| bucket.count(event));
         match event.kind {
-            EventKind::Mark { .. } => bucket.marks += 1,
-            EventKind::FastFault { fixed, .. } => bucket.fast_faults += u64::from(fixed),
-            EventKind::Fault { .. } => {
-                bucket.slow_faults += 1;
-                self.lock_waits.add_fault(event);
-            }
-            EventKind::SpteSet { .. } => bucket.slow_faults += 1,
+            EventKind::Fault { .. } => self.lock_waits.add_fault(event),
             EventKind::IoctlBegin { op, .. } => self.lock_waits.add_ioctl(event, op.op, false),
             EventKind::IoctlEnd { op, .. } => self.lock_waits.add_ioctl(event, op.op, true),
-            EventKind::HarvestWord { mask, .. } | EventKind::UserWord { mask, .. } => {
-                bucket.harvested_pages += u64::from(mask.count_ones());
-            }
-            EventKind::Flush { .. } => bucket.flushes += 1,
-            EventKind::HostWrite { .. } => bucket.host_writes += 1,
-            EventKind::RingPush { .. } => bucket.ring_pushes += 1,
             EventKind::LockWait { lcb_flags, .. } => {
-                bucket.lock_waits += 1;
-                bucket.lock_wait_ns += event.span.len_ns();
                 self.lock_waits.add(event.tid, lcb_flags, event.span.len_ns());
             }
             EventKind::RunBegin { vcpu } => {
@@ -358,11 +276,19 @@ impl Summary {
             EventKind::VmSeen { .. }
             | EventKind::VmGone
             | EventKind::SlotState { .. }
+            | EventKind::Flush { .. }
             | EventKind::RingReset { .. }
             | EventKind::SlotProtect { .. }
             | EventKind::Invalidate { .. }
+            | EventKind::Mark { .. }
             | EventKind::SpteChange { .. }
+            | EventKind::FastFault { .. }
+            | EventKind::HarvestWord { .. }
+            | EventKind::UserWord { .. }
             | EventKind::RmapAdd { .. }
+            | EventKind::HostWrite { .. }
+            | EventKind::RingPush { .. }
+            | EventKind::SpteSet { .. }
             | EventKind::RunEnd { .. }
             | EventKind::Split { .. }
             | EventKind::Zap { .. } => {}
@@ -376,7 +302,7 @@ impl Summary {
         if self.gaps.len() < GAPS_MAX {
             self.gaps.push(*gap);
         }
-        self.series.bucket(gap.to).dropped += gap.dropped;
+        self.series.add(gap.to, |bucket| bucket.dropped += gap.dropped);
     }
 
     /// Notes a record that made no sense.

@@ -22,17 +22,23 @@ impl TidIndex {
     const RECENT: usize = 256;
 
     /// The thread's place.
-    #[inline(always)]
+    #[inline]
     pub fn get(&mut self, tid: Tid) -> Option<usize> {
-        match self.recent[tid.0 as usize % Self::RECENT] {
-            Some((recent, place)) if recent == tid => Some(place as usize),
-            Some(_) | None => self.search(tid),
-        }
+        self.recent(tid).or_else(|| self.search(tid))
     }
 
+    /// The place of a busy thread: where there is none, [`Self::search`] may find it.
+    #[inline(always)]
+    #[must_use]
+    pub fn recent(&self, tid: Tid) -> Option<usize> {
+        let (recent, place) = self.recent[tid.0 as usize % Self::RECENT]?;
+        (recent == tid).then_some(place as usize)
+    }
+
+    /// The place of a thread that was not asked for lately.
     #[cold]
     #[inline(never)]
-    fn search(&mut self, tid: Tid) -> Option<usize> {
+    pub fn search(&mut self, tid: Tid) -> Option<usize> {
         let place = *self.places.get(&tid)?;
         self.recent[tid.0 as usize % Self::RECENT] = Some((tid, place));
         Some(place as usize)

@@ -142,14 +142,25 @@ impl SelfCheck {
             }
             return;
         }
-        let Some(place) = self.index.get(event.tid).or_else(|| self.add(event.tid)) else { return };
+        let place = match self.index.recent(event.tid) {
+            Some(place) => place,
+            None => match self.other_place(event.tid) {
+                Some(place) => place,
+                None => return,
+            },
+        };
         let Self { counts, threads, rings, marks, .. } = self;
         let thread = &mut threads[place];
         Taker { counts, rings, marks, thread }.take(event);
     }
 
-    /// A place for a new thread, while there is room.
     #[cold]
+    #[inline(never)]
+    fn other_place(&mut self, tid: Tid) -> Option<usize> {
+        self.index.search(tid).or_else(|| self.add(tid))
+    }
+
+    /// A place for a new thread, while there is room.
     fn add(&mut self, tid: Tid) -> Option<usize> {
         let place = self.threads.len();
         if place == THREADS_MAX {

@@ -87,7 +87,7 @@ impl Detector {
     }
 
     /// The merge has come to `now`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle_due(&mut self, now: Nanos) {
         if self.due.front().is_some_and(|(until, _)| *until < now) {
             self.settle_all_until(now);

@@ -51,16 +51,15 @@ impl Detector {
             is_doubtful: false,
         };
         let around = self.look_around(at, vm, slot, page.gfn);
-        let before = around.before;
         opening.is_doubtful = around.is_unsettled;
         if around.is_touched {
-            self.doubt_touched(&mut opening, &before);
+            self.doubt_touched(&mut opening, &around.before);
         }
         if around.has_lost {
             self.weaken_hasty(at, opening.page(), opening.mark.is_logged);
         }
         if opening.mark.was_open.is_some() && page.level <= 1 {
-            self.note_chain(at, opening.page(), &before, old);
+            self.note_chain(at, opening.page(), &around.before, old);
         }
         let may_predict = self.may_predict(&opening, at.event.span);
         let protection = if opening.is_doubtful {

@@ -232,8 +232,8 @@ impl Detector {
         }
     }
 
-    /// The thread's newest mark may be of a page whose store came first, as 5.10's TDP MMU does it: both lie in one hold
-    /// of the lock.
+    /// The thread's newest mark may be of a page whose store came first, as 5.10's TDP MMU does it: both lie in one
+    /// hold of the lock.
     #[inline(never)]
     pub(super) fn claim_awaited(&mut self, at: At<'_>, vm: usize, place: usize) {
         let thread = self.threads.get_mut(place);

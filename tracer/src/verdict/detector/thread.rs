@@ -198,14 +198,18 @@ impl Threads {
     /// The thread's place, made on first sight.
     #[inline]
     pub fn place(&mut self, tid: Tid) -> usize {
-        match self.index.get(tid) {
+        match self.index.recent(tid) {
             Some(place) => place,
-            None => self.add(tid),
+            None => self.other_place(tid),
         }
     }
 
     #[cold]
     #[inline(never)]
+    fn other_place(&mut self, tid: Tid) -> usize {
+        self.index.search(tid).unwrap_or_else(|| self.add(tid))
+    }
+
     fn add(&mut self, tid: Tid) -> usize {
         let place = if self.threads.len() < self.max {
             self.threads.push(Thread::default());
