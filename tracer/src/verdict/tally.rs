@@ -25,6 +25,8 @@ pub struct HeatCell {
     pub opened: u64,
     /// Third-case windows.
     pub windows: u64,
+    /// Judgements that were `unknown`.
+    pub unknown: u64,
     /// Worst verdict, if any was given.
     pub worst: Option<Verdict>,
 }

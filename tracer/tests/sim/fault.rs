@@ -7,7 +7,7 @@ use kvmdirty_trace::verdict::RuleId::{
     self, K01, K02, K03, K04, K05, K06, K07, K08, K09, K10, K11, K12, K13, K14, K15,
 };
 
-use super::config::{Config, Mmu, Mode};
+use super::config::{Config, Kernel, Mmu, Mode};
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $fault:ident => $name:literal, $rules:expr, $proof:ident;)+) => {
@@ -70,8 +70,9 @@ faults! {
     /// Harvest write-protects by what it read, then takes whatever is there (row 1, edde99ce0529).
     ProtectBeforeXchg => "protect-before-xchg", [K02, K03, K04, K07], Content;
     /// Harvest flushes only if an SPTE changed, while another thread's write-protect is not flushed yet (row 2,
-    /// 6dbf79e7164e).
-    FlushAssumed => "flush-skipped-already-read-only", [K04, K05, K06, K10], Protocol;
+    /// 6dbf79e7164e). On the shadow MMU that write-protect has no record: a lockless fault whose SPTE it closed looks
+    /// like one that marked first (K02, never `lost`).
+    FlushAssumed => "flush-skipped-already-read-only", [K02, K04, K05, K06, K10], Protocol;
     /// Logging is turned on without write-protecting.
     EnableNoProtect => "enable-no-write-protect", [K15, K04], Content;
     /// Logging is turned on, one page is skipped (row 8).
@@ -116,7 +117,10 @@ impl Fault {
             Self::FastMarkFirst | Self::FastNoMark | Self::ClobberedSpte => has_fast,
             Self::ProtectBeforeXchg => has_fast && mode == Mode::Get,
             Self::SlowUnlocked | Self::SlowNoMark | Self::WrongGfn | Self::ZapNoFlush => true,
-            Self::RmapLate => mmu == Mmu::Shadow && mode != Mode::Ring,
+            // What 5.10 inserts into the rmap has no record.
+            Self::RmapLate => {
+                mmu == Mmu::Shadow && mode != Mode::Ring && config.kernel != Kernel::V5_10
+            }
             Self::HarvestNoProtect
             | Self::HarvestSkipsPage
             | Self::HarvestNoFlush

@@ -7,7 +7,7 @@ use kvmdirty_trace::summary::{HEAT_CELLS, Summary};
 use kvmdirty_trace::trace::litmus::{Expectation, Place};
 use kvmdirty_trace::verdict::{RuleId, Verdict};
 
-use super::config::Config;
+use super::config::{Config, Kernel};
 use super::fault::{Fault, Proof};
 use super::huge::{HUGE, region};
 use super::judge::{failure, judge_records};
@@ -16,7 +16,7 @@ use super::seeds::{self, Failures, claim};
 
 /// Seeds per fault, and seeds tried until one of them has lost a page.
 const SEEDS: u64 = 5;
-const SEEDS_MAX: u64 = 40;
+const SEEDS_MAX: u64 = 120;
 
 /// What the runs of one fault came to; pages are counted once per run.
 #[derive(Default)]
@@ -62,7 +62,7 @@ fn named(summary: &Summary, fault: Fault, is_huge: bool) -> BTreeMap<u64, Verdic
     named
 }
 
-/// The engine says that it does not know about this page: its cell of the heat map is `unknown`.
+/// The engine says that it does not know about this page: its cell of the heat map holds a judgement that is `unknown`.
 fn is_unknown(summary: &Summary, gfn: u64) -> bool {
     summary.vms.iter().flat_map(|vm| vm.slots.values()).any(|slot| {
         let Some(offset) = gfn.checked_sub(slot.base.0).filter(|offset| *offset < slot.npages)
@@ -70,7 +70,7 @@ fn is_unknown(summary: &Summary, gfn: u64) -> bool {
             return false;
         };
         let cell = (offset * HEAT_CELLS as u64 / slot.npages) as usize;
-        slot.heat.get(cell).is_some_and(|cell| cell.worst == Some(Verdict::Unknown))
+        slot.heat.get(cell).is_some_and(|cell| 0 < cell.unknown)
     })
 }
 
@@ -79,8 +79,15 @@ fn is_out_of_sight(run: &Run, fault: Fault) -> bool {
     match fault {
         // What the last harvest takes behind its word is in no record; an earlier one is found out by the next (K07).
         Fault::ProtectBeforeXchg => true,
-        // The pages in a PML buffer are seen only as the marks made of them.
-        Fault::WrongGfn => run.config.pml,
+        // The pages in a PML buffer are seen only as the marks made of them, and so are, on 5.10, those that a device
+        // writes: its writing function does not name the VM.
+        Fault::WrongGfn => {
+            run.config.pml || run.config.kernel == Kernel::V5_10 && run.config.has_device
+        }
+        // While nothing logs, the CPU sets D and leaves no trace, so what an earlier enable has closed may be open.
+        Fault::EnableNoProtect | Fault::EnableSkipsPage => {
+            run.config.pml && 1 < run.config.migrations
+        }
         _ => false,
     }
 }

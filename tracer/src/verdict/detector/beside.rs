@@ -196,12 +196,25 @@ impl Detector {
                 return Err(UnknownCause::BeforeAttach);
             }
         }
-        if marked == Known::Yes && stored == Known::Yes {
+        // A record says where the SPTE is only for the TDP MMU's walk: what another thread closes in the rmap has none.
+        let is_seen_closed = seen_open.is_none()
+            && !opening.is_locked
+            && !word.visit.is_before(opening.store, self.ctx.epsilon_ns);
+        if marked == Known::Yes && stored == Known::Yes && !is_seen_closed {
             let is_reported = matches!(page.report, Report::Marked | Report::Maybe);
             return Ok(if is_reported { Verdict::AtRisk } else { Verdict::Lost });
         }
         if seen_open.is_none() && !opening.is_locked {
-            return Err(UnknownCause::NotObserved(Operation::FastFaultEvidence));
+            let is_known = marked == Known::Yes && stored == Known::Yes;
+            let cause = UnknownCause::NotObserved(Operation::FastFaultEvidence);
+            return if is_known { Ok(Verdict::AtRisk) } else { Err(cause) };
+        }
+        // The mark may have been entered when the visit had closed the page: then what it read says nothing. Not so in
+        // a ring, of which the entry was popped before its page was visited.
+        let is_near = word.xchg.hi.0 <= opening.mark.span.lo.0.saturating_add(self.ctx.epsilon_ns);
+        let is_ring = matches!(opening.mark.word, MarkWord::Ring(_));
+        if is_near && word.protected & bit != 0 && !opening.is_locked && !is_ring {
+            return Err(UnknownCause::WithinEpsilon);
         }
         Ok(Verdict::AtRisk)
     }
@@ -281,7 +294,7 @@ impl Detector {
 
 impl WordSeen {
     /// The bit of the opening's page, if it is one of the word's.
-    fn bit_of(&self, opening: &Opening) -> Option<u64> {
+    pub(super) fn bit_of(&self, opening: &Opening) -> Option<u64> {
         let Gfn(gfn) = opening.mark.gfn;
         let bit = gfn.checked_sub(self.first.0)?;
         (bit < 64 && self.slot == opening.mark.slot).then(|| 1 << bit)

@@ -101,6 +101,7 @@ impl Detector {
     pub(super) fn note_verdict(&mut self, vm: usize, slot: usize, gfn: Gfn, verdict: Verdict) {
         if let Some(cell) = self.vms[vm].slots[slot].heat(gfn) {
             cell.worst = cell.worst.max(Some(verdict));
+            cell.unknown += u64::from(verdict == Verdict::Unknown);
         }
     }
 }

@@ -117,7 +117,7 @@ impl Detector {
     #[inline(never)]
     fn judge_rarer(&mut self, what: Due) {
         match what {
-            Due::Mark(mark) if self.may_be_harvested(mark.vm, mark.slot, mark.span, mark.gfn) => {
+            Due::Mark(mark) if self.may_be_taken(&mark) => {
                 self.benign(LookAlike::MarkTakenAtOnce);
             }
             Due::Mark(mark) => self.report_dropped_mark(mark),
@@ -130,6 +130,15 @@ impl Detector {
                 self.judge_left_open_until(returned, vm, suspect, verdict);
             }
         }
+    }
+
+    /// A harvest may have taken what the mark recorded. A mark that pushed nothing has left no ring entry to take.
+    fn may_be_taken(&self, mark: &DueMark) -> bool {
+        let DueMark { vm, slot, span, gfn, .. } = *mark;
+        if self.vms[vm].ring_bytes != 0 {
+            return self.ctx.has_gap_in(span);
+        }
+        self.may_be_harvested(vm, slot, span, gfn)
     }
 
     /// A word took the page in `span` or later. A slot remembers its last few harvests only, and a CPU that stalls in a

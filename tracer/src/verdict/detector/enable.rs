@@ -33,7 +33,8 @@ impl Detector {
                         at.event.span.lo.0 <= opening.span.hi.0.saturating_add(epsilon)
                     },
                 );
-            let protection = if is_reopened { Protection::Unknown } else { Protection::Closed };
+            let is_doubtful = is_reopened || self.is_drained_beside(vm, slot, gfn, at.event.span);
+            let protection = if is_doubtful { Protection::Unknown } else { Protection::Closed };
             self.with_page(vm, slot, gfn, |page, _| page.change(protection, at.ordinal));
         }
         let place = self.threads.place(at.event.tid);

@@ -87,7 +87,7 @@ impl Detector {
             self.threads.get_mut(place).prediction = may_predict.then(|| Box::new(opening));
             self.close_fast_window(at, &opening.mark);
         } else {
-            self.with_page(vm, slot, page.gfn, |page, _| page.set(page_flag::UNLOGGED, true));
+            self.set_protection(vm, slot, page, |page| page.set(page_flag::UNLOGGED, true));
         }
     }
 

@@ -54,7 +54,7 @@ impl Detector {
         let is_opening = is_open && was_open != Some(true);
         let protection = if is_open { Protection::Open } else { Protection::Closed };
         let protection = match protection {
-            Protection::Open if self.is_unsettled(vm, slot, at.event.span.lo) => {
+            Protection::Open if self.is_store_unsettled(vm, slot, at.event.span.lo, shadow) => {
                 Protection::Unknown
             }
             Protection::Open if is_opening => self.after_race(at, vm, slot, page),
@@ -104,10 +104,25 @@ impl Detector {
     /// State after a locked store: a harvest word within the clock uncertainty may have come before or after.
     fn after_race(&self, at: At<'_>, vm: usize, slot: usize, page: PageRef) -> Protection {
         let stored = at.event.span.hi;
+        if self.is_helped(vm, slot, page.gfn, at.event.span) {
+            return Protection::Unknown;
+        }
         if !self.is_beside_word(vm, stored) || 1 < page.level {
             return Protection::Open;
         }
         self.protection_beside_word(vm, slot, page.gfn, Span::at(stored))
+    }
+
+    /// An enable's helper, which holds the TDP MMU's lock shared as the fault does, may have closed the page between
+    /// the store and its record.
+    fn is_helped(&self, vm: usize, slot: usize, gfn: Gfn, store: Span) -> bool {
+        let epsilon = self.ctx.epsilon_ns;
+        let words = self.vms[vm].words.iter();
+        words.take_while(|word| store.lo.0 <= word.visit.hi.0.saturating_add(epsilon)).any(|word| {
+            let bit = gfn.0.checked_sub(word.first.0).filter(|bit| *bit < 64);
+            let closes = bit.is_some_and(|bit| word.protected >> bit & 1 != 0);
+            word.mask == 0 && word.slot == slot && closes
+        })
     }
 
     /// State of a page opened within `store`, given the words that may have closed it since. One that did not find it
@@ -180,13 +195,14 @@ impl Detector {
 
     /// Mark and store of a locked fault are both known; `hold` lies inside one hold of `mmu_lock`.
     fn close_locked(&mut self, at: At<'_>, vm: usize, slot: usize, mark: PendingMark, hold: Span) {
+        let is_shadow = self.vms[vm].slots[slot].pages.get(mark.gfn).has(page_flag::SHADOW);
         let opening = Opening {
             mark,
             store: hold,
             ordinal: at.ordinal,
             is_locked: true,
             hold,
-            is_doubtful: self.is_unsettled(vm, slot, hold.lo),
+            is_doubtful: self.is_store_unsettled(vm, slot, hold.lo, is_shadow),
         };
         self.judge_beside_words(at, vm, &opening);
         self.vms[vm].openings.push(opening);
@@ -326,6 +342,10 @@ impl Detector {
             && self.is_logging_since(vm, slot, mark.span.lo)
             && !self.ctx.has_gap_in(Span { lo: mark.span.lo, hi: at.event.span.hi });
         if !is_judged {
+            // Beside an enable: if the pages are still open when it returns, nobody will ever report them (K15).
+            if 1 < page.level {
+                self.set_protection(vm, slot, page, |page| page.set(page_flag::UNLOGGED, true));
+            }
             return;
         }
         let pages = pages_of_level(page.level);

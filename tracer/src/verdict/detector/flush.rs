@@ -7,9 +7,13 @@ use crate::verdict::page::{Protection, page_flag};
 use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict};
 
 use super::case::Case;
+use super::fault::pages_of_level;
 use super::slot::FlushSeen;
 use super::thread::{Change, Suspect, WORDS_MAX};
 use super::{At, Detector};
+
+/// Children of one huge SPTE that are doubted one by one.
+const PAGES_MAX: usize = 512;
 
 /// How the closing of a page stands with the TLBs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,13 +282,32 @@ impl Detector {
         let is_open = self.ctx.is_open(page.level, old);
         let protection = if is_open { Protection::Open } else { Protection::Closed };
         let (newest, known_since) = (self.ctx.spool.newest(), self.ctx.known_since);
+        let surprises = std::cell::Cell::new(0_u64);
         self.set_protection(vm, slot, page, |state| {
             // What was known of the huge SPTE stays so, from when it was; the value tells it otherwise.
             let is_known = known_since <= state.changed.ordinal(newest);
             if state.has(page_flag::HUGE) && (state.protection != protection || !is_known) {
+                let is_surprise = is_open && is_known && state.protection == Protection::Closed;
+                surprises.set(surprises.get() + u64::from(is_surprise));
                 state.change(protection, at.ordinal);
             }
             state.set(page_flag::HUGE, false);
         });
+        if 0 < surprises.get() && self.vms[vm].slots[slot].is_logging {
+            self.doubt_children(vm, slot, page);
+        }
+    }
+
+    /// Somebody opened the huge SPTE, and the clocks put that before it was closed: what was written meanwhile may be
+    /// reported nowhere.
+    fn doubt_children(&mut self, vm: usize, slot: usize, page: PageRef) {
+        let pages = pages_of_level(page.level);
+        let first = page.gfn.0 & !(pages - 1);
+        let held = &self.vms[vm].slots[slot];
+        let gfns = (first..first.saturating_add(pages)).map(Gfn);
+        let own: Vec<Gfn> = gfns.filter(|&gfn| held.holds(gfn)).take(PAGES_MAX).collect();
+        for gfn in own {
+            self.unknown_page((vm, slot, gfn), UnknownCause::WithinEpsilon);
+        }
     }
 }

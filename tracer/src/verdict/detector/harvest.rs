@@ -254,6 +254,7 @@ impl Detector {
             let gfn = Gfn(word.first.0.wrapping_add(bit));
             match self.take_page(vm, word, gfn, shown(1 << bit)) {
                 Taken::Protected => {
+                    self.doubt_if_drained(vm, word, gfn);
                     ioctl.pages.protected += 1;
                     ioctl.first_protected.get_or_insert((word.slot, gfn, word.visit.lo));
                 }

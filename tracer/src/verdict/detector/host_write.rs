@@ -1,10 +1,10 @@
 //! Host writes into guest memory: written first, marked second, with nothing to protect the page in between (K08).
 
-use crate::event::{EventKind, Gfn, Nanos, PageRef, SlotRef, Span};
+use crate::event::{EventKind, Gfn, Nanos, Operation, PageRef, SlotRef, Span};
 use crate::order::Ordinal;
 use crate::verdict::ledger::Proof;
-use crate::verdict::page::{Protection, page_flag};
-use crate::verdict::{EdgeKind, LookAlike, RuleId, Verdict, WindowKind};
+use crate::verdict::page::{Protection, Report, page_flag};
+use crate::verdict::{EdgeKind, LookAlike, RuleId, UnknownCause, Verdict, WindowKind};
 
 use super::case::Case;
 use super::due::ThirdCase;
@@ -82,7 +82,16 @@ impl Detector {
     /// K08: the guest's bytes were not yet the data when the mark was entered.
     fn judge_write_order(&mut self, at: At<'_>, vm: usize, slot: usize, gfn: Gfn, mark: Ordinal) {
         let EventKind::HostWrite { data_at_mark, .. } = at.event.kind else { return };
-        if data_at_mark != Some(false) || !self.ctx.rules.is_on(RuleId::K08) {
+        if data_at_mark == Some(true) || !self.ctx.rules.is_on(RuleId::K08) {
+            return;
+        }
+        if data_at_mark.is_none() {
+            // A harvest took the mark while the writer was still at work: whether the data was there is not known.
+            let page = self.vms[vm].slots[slot].pages.get(gfn);
+            if matches!(page.report, Report::Clean | Report::Maybe) {
+                let cause = UnknownCause::NotObserved(Operation::HostWrite);
+                self.unknown_page((vm, slot, gfn), cause);
+            }
             return;
         }
         let case = Case {

@@ -27,7 +27,7 @@ impl Detector {
             && !opening.is_doubtful
             && self.ctx.rules.is_on(RuleId::K04);
         let page = self.page(opening.page());
-        if !is_judged || page.is_shared() {
+        if !is_judged || page.is_shared() || self.is_closed_between(vm, opening, word) {
             return;
         }
         let PendingMark { slot, gfn, .. } = opening.mark;
@@ -59,6 +59,19 @@ impl Detector {
             Report::Clean | Report::Unknown => Verdict::Lost,
         };
         self.report_unprotected(at, vm, suspect, verdict);
+    }
+
+    /// Another word may have closed the page between the store and this word: a reset takes a page once for each of its
+    /// entries, and only the first of those words finds it open.
+    fn is_closed_between(&self, vm: usize, opening: &Opening, word: &WordSeen) -> bool {
+        let (words, epsilon) = (&self.vms[vm].words, self.ctx.epsilon_ns);
+        let older = |other: &&WordSeen| other.ordinal < word.ordinal;
+        let may_follow = |other: &&WordSeen| !other.visit.is_before(opening.store, epsilon);
+        let mut seen = 0;
+        let mut between = words.iter().inspect(|_| seen += 1).filter(older).take_while(may_follow);
+        let is_closed = between
+            .any(|other| other.bit_of(opening).is_some_and(|bit| other.protected & bit != 0));
+        is_closed || words.has_forgotten() && seen == words.len()
     }
 
     /// Both holds of `mmu_lock` touch within the clock uncertainty: neither a broken lock nor an order is proven.

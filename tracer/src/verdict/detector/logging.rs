@@ -58,6 +58,12 @@ impl Detector {
             && !self.is_set(vm, found, |_| true)
     }
 
+    /// The ioctl that turned logging on has returned, and no other one is under way.
+    pub(super) fn is_enabled(&self, vm: usize, slot: usize) -> bool {
+        let found = &self.vms[vm].slots[slot];
+        found.is_logging && found.committed.is_some() && !self.is_set(vm, found, |_| true)
+    }
+
     /// A SET_MEMORY that turns logging off is under way: readers may already use the slot object that does not log.
     fn is_disabling(&self, vm: usize, slot: &Slot) -> bool {
         self.is_set(vm, slot, |mem_flags| mem_flags & 1 == 0)

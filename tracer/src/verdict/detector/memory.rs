@@ -176,7 +176,10 @@ impl Detector {
         }
         let slot = &mut self.vms[vm].slots[index];
         let begin = ioctl.begin.unwrap_or(at.event.span.lo);
-        if slot.is_logging && slot.logging_since.is_some_and(|since| begin <= since) {
+        // A mark on the new slot object may be what showed first that it logs, by a clock that is behind.
+        let epsilon = self.ctx.epsilon_ns;
+        let is_own = |since: Nanos| begin.0 <= since.0.saturating_add(epsilon);
+        if slot.is_logging && slot.logging_since.is_some_and(is_own) {
             slot.logging_since = Some(at.event.span.hi);
             slot.committed = slot.committed.max(slot.logging_since);
             slot.is_changed = true;

@@ -35,6 +35,7 @@ mod memory;
 mod opening;
 mod pair;
 mod pending;
+mod pml;
 mod popped;
 mod predict;
 mod recent;

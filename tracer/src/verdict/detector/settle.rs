@@ -61,6 +61,22 @@ impl Detector {
     pub(super) fn is_fast_unsettled(&self, vm: usize, slot: usize, since: Nanos) -> bool {
         self.vms[vm].slots[slot].is_fast_unsettled(since, self.ctx.epsilon_ns)
     }
+
+    /// As [`Self::is_unsettled`], of a store under `mmu_lock` whose hold began at `since`. What a helper closes in the
+    /// rmap has no record, and of two holds that touch within the clock uncertainty either may have been the first.
+    pub(super) fn is_store_unsettled(
+        &self,
+        vm: usize,
+        slot: usize,
+        since: Nanos,
+        is_shadow: bool,
+    ) -> bool {
+        if is_shadow {
+            self.is_fast_unsettled(vm, slot, since)
+        } else {
+            self.is_unsettled(vm, slot, since)
+        }
+    }
 }
 
 impl Slot {

@@ -59,6 +59,7 @@ impl Detector {
         let place = self.threads.place(at.event.tid);
         let begin = fault.map_or(store.span.lo, |fault| fault.lo);
         if store.is_fast {
+            self.vms[store.vm].last_open = self.vms[store.vm].last_open.max(at.event.span.hi);
             self.with_page(store.vm, store.slot, store.gfn, |page, _| {
                 page.change(Protection::Open, at.ordinal);
             });
@@ -86,7 +87,13 @@ impl Detector {
     fn expect_mark(&mut self, at: At<'_>, page: super::case::PageAt, bracket: Span, by: By) {
         let (vm, slot, gfn) = page;
         let place = self.threads.place(at.event.tid);
-        let (verdict, taken) = self.verdict_if_unreported(vm, slot, gfn);
+        let (mut verdict, taken) = self.verdict_if_unreported(vm, slot, gfn);
+        // It may have opened the page before the slot logged, and the enable has closed it again.
+        let protection = self.vms[vm].slots[slot].pages.get(gfn).protection;
+        let is_closed = matches!(by, By::Fault(..)) && protection != Protection::Open;
+        if is_closed && !self.is_logging_since(vm, slot, bracket.lo) {
+            verdict = Verdict::AtRisk;
+        }
         let unmarked = Unmarked { vm, slot, gfn, bracket, ended: at.ordinal, taken, verdict, by };
         if !self.owes_mark(&unmarked) {
             self.note_unlogged(&unmarked);
@@ -110,6 +117,13 @@ impl Detector {
         let Unmarked { vm, slot, gfn, by, .. } = *unmarked;
         if matches!(by, By::Fault(..)) {
             self.with_page(vm, slot, gfn, |page, _| page.set(page_flag::UNLOGGED, true));
+        }
+        // An enable that has returned does not judge what it left open any more, and the clocks cannot tell on which
+        // side of it the bracket lies.
+        if self.is_enabled(vm, slot) {
+            let is_known = self.ctx.known_since <= self.vms[vm].slots[slot].logging_shown;
+            let cause = if is_known { UnknownCause::WithinEpsilon } else { UnknownCause::Dropped };
+            self.unknown_page((vm, slot, gfn), cause);
         }
     }
 

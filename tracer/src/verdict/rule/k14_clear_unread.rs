@@ -18,7 +18,7 @@
 //!
 //! Look-alikes: bits set since logging began (KVM_DIRTY_LOG_INITIALLY_SET).
 //!
-//! Blind spots: a VMM that treats the page as dirty anyway.
+//! Blind spots: a VMM that treats the page as dirty anyway; a mark that returns only when the CLEAR has taken its bit.
 
 use super::Rule;
 use crate::event::{Evidence, Operation};

@@ -221,7 +221,7 @@ fn heat_map(of: &str, slot: &SlotSummary, top: u64) -> String {
     for (index, (cell, (first, last))) in cells.enumerate() {
         let x = (index % HEAT_COLUMNS) as f64 * HEAT_CELL + 1.0;
         let y = (index / HEAT_COLUMNS) as f64 * HEAT_CELL + 1.0;
-        let HeatCell { harvested, opened, windows, worst } = *cell;
+        let HeatCell { harvested, opened, windows, worst, .. } = *cell;
         let shade = (harvested as f64 / top as f64).sqrt();
         let _ = write!(
             svg,
