@@ -224,6 +224,11 @@ impl Config {
         self.kernel != Kernel::V5_10 || self.mmu == Mmu::Shadow
     }
 
+    /// First gfn of the first slot.
+    pub fn first_gfn(&self) -> u64 {
+        if self.huge { super::huge::HUGE } else { 0x40 }
+    }
+
     pub fn has_ring(&self) -> bool {
         self.mode == Mode::Ring
     }
@@ -278,7 +283,14 @@ impl Config {
 
     fn plan(&self) -> Plan {
         match self.plan {
-            ProbePlan::Kprobe => Plan::complete("kprobe"),
+            ProbePlan::Kprobe => {
+                let mut plan = Plan::complete("kprobe");
+                let is_seen = |entry: &PlanEntry| {
+                    self.kernel != Kernel::V5_10 || entry.operation != Operation::RmapAdd
+                };
+                plan.entries.retain(is_seen);
+                plan
+            }
             ProbePlan::Tracepoint => {
                 use Operation as Op;
                 let observed = [

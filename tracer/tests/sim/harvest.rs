@@ -13,7 +13,7 @@ use super::world::{RING_SIZE, SlotView};
 /// An ioctl under way.
 pub struct Ioctl {
     op: IoctlRef,
-    since: u64,
+    pub since: u64,
 }
 
 /// The gfns of a mask.

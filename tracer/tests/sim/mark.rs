@@ -9,6 +9,9 @@ use super::huge::{HUGE, region};
 use super::machine::{Machine, Thread};
 use super::world::SlotView;
 
+/// Who writes guest memory: with data that the probe can compare, and without.
+const WRITERS: [u8; 4] = [writer::GUEST_PAGE, writer::CACHED, writer::STEAL_TIME, writer::PVCLOCK];
+
 /// From where a mark is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkFrom {
@@ -102,12 +105,13 @@ impl Machine {
         if self.is_broken_by(Fault::EnableNoSrcu) && !view.is_logging {
             self.long_step().await;
         }
-        let mut writer = *self.rng.pick(&[writer::GUEST_PAGE, writer::CACHED]);
-        // The bytes may have been the same before: then they cannot tell.
-        let mut data_at_mark = (!self.rng.chance(8)).then_some(true);
+        let mut writer = *self.rng.pick(if t.vcpu.is_some() { &WRITERS } else { &WRITERS[..2] });
+        // The bytes may have been the same before: then they cannot tell. Of some writers the probe knows no bytes.
+        let is_placed = WRITERS[..2].contains(&writer);
+        let mut data_at_mark = (!self.rng.chance(8) && is_placed).then_some(true);
         if self.trips(Fault::HostMarkFirst, [gfn]) {
             self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
-            data_at_mark = Some(false);
+            data_at_mark = is_placed.then_some(false);
             self.long_step().await;
             self.store_from_host(gfn);
         } else {
@@ -140,14 +144,15 @@ impl Machine {
         if is_nameless && t.vcpu.is_none() {
             return;
         }
-        let (gpa, slot, data_at_mark) = if writer == writer::CMPXCHG {
-            (gfn << 12, SlotRef { id: SlotId::default(), logging: false, has_bitmap: false }, None)
+        let within = self.rng.below(500) << 3;
+        let (gpa, bytes, slot, data_at_mark) = if WRITERS[..2].contains(&writer) {
+            (gfn << 12 | within, 8, self.world.borrow().slot_ref(view), data_at_mark)
         } else {
-            let slot = self.world.borrow().slot_ref(view);
-            (gfn << 12 | self.rng.below(500) << 3, slot, data_at_mark)
+            // Its mark names the page.
+            let none = SlotRef { id: SlotId::default(), logging: false, has_bitmap: false };
+            (gfn << 12, if writer == writer::CMPXCHG { 8 } else { 0 }, none, None)
         };
-        let kind =
-            EventKind::HostWrite { gpa, bytes: 8, slot, writer, failed: false, data_at_mark };
+        let kind = EventKind::HostWrite { gpa, bytes, slot, writer, failed: false, data_at_mark };
         self.emit_since(t, since, kind);
     }
 

@@ -32,6 +32,10 @@ pub mod seeds;
 
 pub mod judge;
 
+pub mod weave;
+
+pub mod forms;
+
 mod model;
 
 mod healthy;
@@ -43,5 +47,11 @@ mod deliver;
 mod removal;
 
 mod orders;
+
+mod small;
+
+mod std_form;
+
+mod real;
 
 mod chain;

@@ -4,12 +4,16 @@ use kvmdirty_trace::event::{EventKind, Gfn, PageRef, SlotRef, Spte, VcpuId};
 
 use super::config::{Kernel, MMU_WRITABLE, Mmu, PRESENT, WRITABLE};
 use super::fault::Fault;
+use super::huge::region;
 use super::machine::{Machine, Thread};
 use super::mark::MarkFrom;
 use super::world::{SlotView, VcpuMode};
 
 /// RET_PF_RETRY, and RET_PF_INVALID in fast faults.
 const RETRY: i64 = 0;
+
+/// PFERR_WRITE_MASK.
+const WRITE: u64 = 1 << 1;
 
 /// How the lockless path ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,12 @@ impl Machine {
     /// Handles one write fault of the vCPU; it holds SRCU.
     pub async fn page_fault(&self, t: &Thread, gfn: u64) {
         let since = self.clock(t);
+        let error_code = self.error_code(gfn, since);
         self.step().await;
+        if error_code & WRITE == 0 && self.is_mapped(gfn) {
+            // Another vCPU was faster; the probe leaves out reads that touched nothing.
+            return;
+        }
         let view = self.world.borrow().view(gfn);
         if self.is_broken_by(Fault::EnableNoSrcu) && !view.is_logging {
             self.long_step().await;
@@ -52,8 +61,18 @@ impl Machine {
             Mmu::Shadow => self.shadow_map(t, view, gfn).await,
         };
         let vcpu = VcpuId(t.vcpu.unwrap_or_default() as u32);
-        let (addr, error_code) = (gfn << 12, 0x7);
+        let addr = gfn << 12;
         self.emit_since(t, since, EventKind::Fault { addr, error_code, ret, vcpu });
+    }
+
+    /// Of a page that is not mapped the guest may read first; KVM maps what the host may write writable at once.
+    fn error_code(&self, gfn: u64, since: u64) -> u64 {
+        if self.is_mapped(gfn) || since.is_multiple_of(3) { 0x5 | WRITE } else { 0x5 }
+    }
+
+    fn is_mapped(&self, gfn: u64) -> bool {
+        let is_huge = self.world.borrow().huge.contains_key(&region(gfn));
+        is_huge || self.world.borrow_mut().page(gfn).spte & PRESENT != 0
     }
 
     /// `fast_page_fault`: the 2013 order, SPTE first and mark second, without a lock.
@@ -142,7 +161,7 @@ impl Machine {
         self.step().await;
         let old = self.world.borrow_mut().page(gfn).spte;
         let new = self.config.open_spte();
-        let marks = view.is_logging && !self.trips(Fault::SlowNoMark, [gfn]);
+        let marks = self.marks_slowly(view) && !self.trips(Fault::SlowNoMark, [gfn]);
         if marks && !is_exclusive {
             self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
             self.drop_lock_before_store(gfn, is_exclusive).await;
@@ -190,6 +209,12 @@ impl Machine {
         self.config.ret_fixed()
     }
 
+    /// 5.10 marks whatever it makes writable and leaves it to the mark to find that the slot does not log; `make_spte()`
+    /// asks first.
+    fn marks_slowly(&self, view: SlotView) -> bool {
+        view.is_logging || self.config.kernel == Kernel::V5_10
+    }
+
     pub async fn lock_tdp(&self, is_exclusive: bool) {
         if is_exclusive { self.mmu_lock.write(self).await } else { self.mmu_lock.read(self).await }
     }
@@ -214,7 +239,7 @@ impl Machine {
         self.mmu_lock.write(self).await;
         let requested = self.clock(t);
         self.step().await;
-        if view.is_logging && !self.trips(Fault::SlowNoMark, [gfn]) {
+        if self.marks_slowly(view) && !self.trips(Fault::SlowNoMark, [gfn]) {
             self.mark(t, view, gfn, MarkFrom::Elsewhere).await;
             self.drop_lock_before_store(gfn, true).await;
         }
@@ -230,9 +255,12 @@ impl Machine {
         let (page, sptep, slot) = (bare_ref(gfn), sptep(gfn), self.world.borrow().slot_ref(view));
         // From the entry of `mmu_set_spte`, which contains the mark.
         let (old, new) = (Some(Spte(old)), Spte(new));
-        let kind = EventKind::SpteChange { page, old, new, sptep, shadow: true };
-        self.emit_since(t, requested, kind);
-        self.emit_spte_set(t, requested, gfn, slot);
+        // `mmu_set_spte()` finds that nothing changes, and tells nothing; 5.10 does not ask.
+        if old != Some(new) || self.config.kernel == Kernel::V5_10 {
+            let kind = EventKind::SpteChange { page, old, new, sptep, shadow: true };
+            self.emit_since(t, requested, kind);
+            self.emit_spte_set(t, requested, gfn, slot);
+        }
         if !is_in_rmap {
             let is_late = view.is_logging && self.trips(Fault::RmapLate, [gfn]);
             if is_late {
@@ -255,7 +283,7 @@ impl Machine {
     /// `kvm_mmu_set_spte`, of both MMUs. 5.10 has no `kvm_mmu_spte_requested`, from which the slot is known.
     fn emit_spte_set(&self, t: &Thread, since: u64, gfn: u64, slot: SlotRef) {
         let new = Spte(self.world.borrow_mut().page(gfn).spte);
-        let word = self.world.borrow().word(gfn).map(|(word, _)| word);
+        let word = self.world.borrow().word(gfn).filter(|_| slot.has_bitmap).map(|(word, _)| word);
         self.emit_set(t, since, (page_ref(gfn), new, sptep(gfn)), (word, slot.logging));
     }
 

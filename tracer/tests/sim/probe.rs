@@ -6,7 +6,7 @@ use kvmdirty_trace::event::{
     Class, Event, EventKind, Kind, Lane, Nanos, RawEvent, Span, VmId, encode,
 };
 
-use super::config::{Config, ProbePlan};
+use super::config::{Config, Kernel, ProbePlan};
 use super::machine::{Machine, Thread};
 
 pub const VM: VmId = VmId(0xffff_8881_0400_0000);
@@ -14,6 +14,8 @@ pub const VM: VmId = VmId(0xffff_8881_0400_0000);
 /// Records so far.
 pub struct Probe {
     plan: ProbePlan,
+    /// `__rmap_add()` has a place for a probe: on 5.10 it has none.
+    sees_rmap: bool,
     attached_at: u64,
     pub records: Vec<RawEvent>,
     /// Tracepoint plan: pages whose SPTE was seen to be set, which can be read back; `true`: a huge one.
@@ -25,6 +27,7 @@ impl Probe {
     pub fn new(config: &Config) -> Self {
         Self {
             plan: config.plan,
+            sees_rmap: config.kernel != Kernel::V5_10,
             attached_at: if config.attach_ns == 0 { 0 } else { u64::MAX },
             records: Vec::new(),
             set: BTreeMap::new(),
@@ -42,6 +45,7 @@ impl Probe {
             // Waits for locks are seen at the contention tracepoints, user words at the ioctl's return: the kprobe plan
             // has better for both. `spte-set` is the tracepoint plan's view of the shadow MMU, and a ring push is
             // folded into its mark.
+            ProbePlan::Kprobe if kind == Kind::RmapAdd => self.sees_rmap,
             ProbePlan::Kprobe => !matches!(kind, Kind::UserWord | Kind::SpteSet | Kind::RingPush),
             ProbePlan::Tracepoint => match kind {
                 Kind::VmSeen

@@ -4,7 +4,7 @@ use kvmdirty_trace::event::{EventKind, Gfn, IoctlOp, SlotId, SlotRef};
 
 use super::config::{Kernel, Mmu, Mode, PRESENT, ProbePlan};
 use super::fault::Fault;
-use super::harvest::gfns;
+use super::harvest::{Ioctl, gfns};
 use super::machine::{Machine, Thread};
 use super::world::SlotView;
 
@@ -87,7 +87,7 @@ impl Machine {
             if self.config.attach_ns == 0 {
                 self.create_slot(t, slot);
             } else {
-                self.emit_slot(t, slot, false);
+                self.emit_slot(t, slot, self.clock(t), false);
             }
         }
     }
@@ -99,11 +99,11 @@ impl Machine {
             (world.slots[slot].base, world.slots[slot].npages)
         };
         let ioctl = self.begin(t, IoctlOp::SetMemory, slot, (base, npages), 0);
-        self.emit_slot(t, slot, true);
+        self.emit_slot(t, slot, self.clock(t), true);
         self.end(t, &ioctl, 0, 0);
     }
 
-    fn emit_slot(&self, t: &Thread, slot: usize, commit: bool) {
+    fn emit_slot(&self, t: &Thread, slot: usize, since: u64, commit: bool) {
         let world = self.world.borrow();
         let own = &world.slots[slot];
         let bitmap =
@@ -120,13 +120,16 @@ impl Machine {
             commit,
         };
         drop(world);
-        self.emit(t, kind);
+        self.emit_since(t, since, kind);
     }
 
-    /// The probe sees a commit when it begins; the tracepoint plan looks the slot up when the ioctl returns.
-    fn emit_commit(&self, t: &Thread, slot: usize, by: ProbePlan) {
+    /// The probe sees a commit when it begins; the tracepoint plan looks the slot up when the ioctl returns, and knows
+    /// only that it was committed since the begin.
+    fn emit_commit(&self, t: &Thread, slot: usize, ioctl: &Ioctl, by: ProbePlan) {
         if self.config.plan == by {
-            self.emit_slot(t, slot, true);
+            let is_late = by == ProbePlan::Tracepoint;
+            let since = if is_late { ioctl.since } else { self.clock(t) };
+            self.emit_slot(t, slot, since, true);
         }
     }
 
@@ -264,14 +267,16 @@ impl Machine {
         if !self.is_broken_by(Fault::EnableNoSrcu) {
             self.srcu.synchronize(self).await;
         }
-        self.emit_commit(t, slot, ProbePlan::Kprobe);
+        self.emit_commit(t, slot, &ioctl, ProbePlan::Kprobe);
         self.step().await;
         if self.config.mode != Mode::ManualInitSet {
             self.protect_slot(t, slot).await;
+        } else if self.config.kernel == Kernel::V5_10 {
+            self.protect_huge_pages(t, base).await;
         }
         self.slots_lock.unlock_write();
         self.world.borrow_mut().slots[slot].is_enabling = false;
-        self.emit_commit(t, slot, ProbePlan::Tracepoint);
+        self.emit_commit(t, slot, &ioctl, ProbePlan::Tracepoint);
         self.end(t, &ioctl, 0, 0);
     }
 
@@ -285,17 +290,27 @@ impl Machine {
         if self.config.splits_eagerly {
             for first in self.huge_of(slot) {
                 self.split(t, first, self.clock(t));
+                self.step().await;
             }
         }
-        let mut changed = 0;
+        let is_skipped = self.trips(Fault::EnableNoFlush, gfns.clone());
         if !self.trips(Fault::EnableNoProtect, open.iter().copied()) {
-            changed = self.remove_write_access(t, slot, gfns.clone()).await;
+            self.remove_write_access(t, slot, gfns, is_skipped).await;
         }
-        let is_skipped = self.trips(Fault::EnableNoFlush, gfns);
-        let is_due = self.config.kernel != Kernel::V5_10 || changed != 0;
-        if is_due && !is_skipped {
+        if self.config.kernel != Kernel::V5_10 && !is_skipped {
             self.flush(t).await;
         }
+    }
+
+    /// 5.10 write-protects huge pages although all bits are set; there are none in its runs.
+    async fn protect_huge_pages(&self, t: &Thread, base: u64) {
+        let since = self.clock(t);
+        self.mmu_lock.write(self).await;
+        self.step().await;
+        self.mmu_lock.unlock_write();
+        self.step().await;
+        let slot = self.world.borrow().slot_ref(self.world.borrow().view(base));
+        self.emit_since(t, since, EventKind::SlotProtect { slot, level: 2 });
     }
 
     fn is_open(&self, gfn: u64) -> bool {
@@ -303,13 +318,15 @@ impl Machine {
         spte & PRESENT != 0 && spte & self.config.protect_bits() != 0
     }
 
-    /// `kvm_mmu_slot_remove_write_access` or `kvm_mmu_slot_leaf_clear_dirty`; SPTEs changed.
+    /// `kvm_mmu_slot_remove_write_access` or `kvm_mmu_slot_leaf_clear_dirty`; 5.10's flush before they return, if an
+    /// SPTE changed.
     async fn remove_write_access(
         &self,
         t: &Thread,
         slot: usize,
         gfns: std::ops::Range<u64>,
-    ) -> u64 {
+        skips_flush: bool,
+    ) {
         let since = self.clock(t);
         let view = self.world.borrow().view(gfns.start);
         let is_exclusive = self.config.mmu == Mmu::Shadow || self.config.kernel == Kernel::V5_10;
@@ -336,10 +353,12 @@ impl Machine {
         self.emit_word(t, &word, view);
         self.unlock_tdp(is_exclusive);
         self.step().await;
+        if self.config.kernel == Kernel::V5_10 && changed != 0 && !skips_flush {
+            self.flush(t).await;
+        }
         let slot_ref = self.world.borrow().slot_ref(view);
         assert_eq!(usize::from(slot_ref.id.id), slot);
         self.emit_since(t, since, EventKind::SlotProtect { slot: slot_ref, level: 1 });
-        changed
     }
 
     /// The probe folds the pages a helper protects into words, which it emits without a mask.
@@ -371,10 +390,10 @@ impl Machine {
         self.world.borrow_mut().slots[slot].is_logging = false;
         self.srcu.synchronize(self).await;
         self.world.borrow_mut().slots[slot].bitmap = None;
-        self.emit_commit(t, slot, ProbePlan::Kprobe);
+        self.emit_commit(t, slot, &ioctl, ProbePlan::Kprobe);
         self.step().await;
         self.slots_lock.unlock_write();
-        self.emit_commit(t, slot, ProbePlan::Tracepoint);
+        self.emit_commit(t, slot, &ioctl, ProbePlan::Tracepoint);
         self.end(t, &ioctl, 0, 0);
     }
 }

@@ -121,7 +121,7 @@ impl World {
         let slots: Vec<Slot> = (0..config.slots as u16)
             .map(|id| Slot {
                 id,
-                base: if config.huge { 0x200 } else { 0x40 + u64::from(id) * 0x400 },
+                base: config.first_gfn() + u64::from(id) * 0x400,
                 npages: config.pages,
                 is_logging: false,
                 bitmap: None,
