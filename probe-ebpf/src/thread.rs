@@ -37,6 +37,16 @@ pub struct Thread {
     pub brackets: Brackets,
 }
 
+/// A bracket is about to be opened; one that is open still has missed its return, or that comes out of order.
+///
+/// Kernels before 6.7 do not tell how often they did not run a return probe.
+#[inline(always)]
+pub fn expect_closed(hook: Hook, open: u64) {
+    if open != 0 {
+        count_missed(hook);
+    }
+}
+
 /// An ioctl in progress.
 #[repr(C)]
 pub struct Ioctl {

@@ -9,7 +9,7 @@ use crate::emit::{self, Fact};
 use crate::kernel::{field_or_0, flush_requests, now};
 use crate::maps::VMS;
 use crate::request::{self, Request};
-use crate::thread::{Ioctl, Thread};
+use crate::thread::{Ioctl, Thread, expect_closed};
 use crate::vm::{adopt_created, is_followed};
 
 /// `kvm_arch_init_vm(kvm, type)`: a VM is being created (`kvm_create_vm` itself is inlined everywhere).
@@ -46,10 +46,7 @@ pub fn vm_ioctl(ctx: ProbeContext) -> u32 {
     let Some(request) = Request::read(op, ctx.arg(2).unwrap_or(0)) else { return 0 };
     let Some(thread) = Thread::current() else { return 0 };
     thread.kvm = kvm;
-    if thread.ioctl.op != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::VmIoctl);
-    }
+    expect_closed(Hook::VmIoctl, thread.ioctl.op);
     thread.ioctl = Ioctl {
         begin_ns: now(),
         op: request.opref,

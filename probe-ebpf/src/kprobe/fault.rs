@@ -7,7 +7,7 @@ use kvmdirty_common::{Hook, Kind};
 use crate::config::offset;
 use crate::emit::{self, Fact};
 use crate::kernel::{field, field_or_0, now};
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::is_followed;
 
 /// `PFERR_WRITE_MASK`.
@@ -26,10 +26,7 @@ pub fn fault(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::current() else { return 0 };
     thread.kvm = kvm;
     let fault = &mut thread.brackets.fault;
-    if fault.begin_ns != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::Fault);
-    }
+    expect_closed(Hook::Fault, fault.begin_ns);
     fault.addr = ctx.arg(1).unwrap_or(0);
     fault.error_code = ctx.arg(2).unwrap_or(0);
     fault.is_touched = 0;

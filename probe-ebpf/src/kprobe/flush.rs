@@ -7,7 +7,7 @@ use kvmdirty_common::{Hook, Kind};
 use super::word::emit_word;
 use crate::emit::{self, Fact};
 use crate::kernel::{flush_requests, now};
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::is_followed;
 
 /// `kvm_flush_remote_tlbs(kvm)`.
@@ -35,10 +35,7 @@ fn begin(kvm: u64, first: u64, npages: u64) {
         emit_word(kvm, &mut thread.brackets.word);
     }
     let flush = &mut thread.brackets.flush;
-    if flush.begin_ns != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::Flush);
-    }
+    expect_closed(Hook::Flush, flush.begin_ns);
     flush.kvm = kvm;
     flush.before = flush_requests(kvm);
     flush.first = first;

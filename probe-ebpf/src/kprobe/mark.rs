@@ -25,7 +25,7 @@ use crate::config::{config, offset};
 use crate::emit::{self, Fact};
 use crate::kernel::{field, field_or_0, now, read, running_vcpu};
 use crate::slots::by_gfn;
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::{Slot, is_followed};
 
 /// `mark_page_dirty_in_slot([kvm,] slot, gfn)`.
@@ -89,10 +89,7 @@ fn begin(kvm: u64, slot: u64, gfn: u64) {
     brackets.fault.is_touched = 1;
     host_write::at_mark(&mut brackets.host, gfn);
     let mark = &mut brackets.mark;
-    if mark.begin_ns != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::Mark);
-    }
+    expect_closed(Hook::Mark, mark.begin_ns);
     mark.kvm = kvm;
     mark.slot = slot;
     mark.gfn = gfn;

@@ -7,7 +7,7 @@ use kvmdirty_common::{Hook, Kind};
 use crate::config::offset;
 use crate::emit::{self, Fact};
 use crate::kernel::{field, now};
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::is_followed;
 
 #[inline(always)]
@@ -24,10 +24,7 @@ pub fn reset(ctx: ProbeContext) -> u32 {
     }
     let Some(thread) = Thread::current() else { return 0 };
     let reset = &mut thread.brackets.reset;
-    if reset.begin_ns != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::RingReset);
-    }
+    expect_closed(Hook::RingReset, reset.begin_ns);
     reset.kvm = kvm;
     reset.ring = ctx.arg(1).unwrap_or(0);
     reset.before = word(reset.ring, offset!(ring_reset_index));

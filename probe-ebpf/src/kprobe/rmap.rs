@@ -6,7 +6,7 @@ use kvmdirty_common::{Hook, Kind};
 
 use crate::emit::{self, Fact};
 use crate::kernel::now;
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::{Slot, is_followed};
 
 /// `__rmap_add(kvm, cache, slot, spte, gfn, access)`.
@@ -18,6 +18,7 @@ pub fn rmap_add(ctx: ProbeContext) -> u32 {
     }
     let Some(thread) = Thread::current() else { return 0 };
     let rmap = &mut thread.brackets.rmap;
+    expect_closed(Hook::RmapAdd, rmap.begin_ns);
     rmap.kvm = kvm;
     rmap.slotref = Slot::read(ctx.arg(2).unwrap_or(0)).slotref;
     rmap.sptep = ctx.arg(3).unwrap_or(0);

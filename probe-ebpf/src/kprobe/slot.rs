@@ -10,7 +10,7 @@ use super::word::emit_word;
 use crate::config::config;
 use crate::emit::{self, Fact};
 use crate::kernel::{arguments, now};
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::{Slot, is_followed};
 
 /// `kvm_arch_commit_memory_region(kvm, old, new, change)`; before 5.17 `(kvm, mem, old, new, change)`.
@@ -65,6 +65,7 @@ fn begin(kvm: u64, slot: u64, level: u32) {
     thread.kvm = kvm;
     thread.brackets.word.begin_ns = 0;
     let protect = &mut thread.brackets.protect;
+    expect_closed(Hook::SlotProtect, protect.begin_ns);
     protect.kvm = kvm;
     protect.slotref = Slot::read(slot).slotref;
     protect.level = level.into();

@@ -8,7 +8,7 @@ use super::brackets::Word;
 use crate::config::{config, offset};
 use crate::emit::{self, Fact};
 use crate::kernel::now;
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::{Slot, is_followed};
 
 /// `kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, gfn_offset, mask)`: the word has been taken, `mmu_lock` is held.
@@ -24,9 +24,9 @@ pub fn word(ctx: ProbeContext) -> u32 {
     thread.kvm = kvm;
     let slot_address: u64 = ctx.arg(1).unwrap_or(0);
     let slot = Slot::read(slot_address);
-    if thread.brackets.word.begin_ns != 0 && thread.brackets.protect.begin_ns == 0 {
-        // Its return was missed.
-        emit::count_missed(Hook::HarvestWord);
+    // A slot helper's word in hand has no return of its own.
+    if thread.brackets.protect.begin_ns == 0 {
+        expect_closed(Hook::HarvestWord, thread.brackets.word.begin_ns);
     }
     let word = &mut thread.brackets.word;
     word.first = slot.base + ctx.arg::<u64>(2).unwrap_or(0);

@@ -8,7 +8,7 @@ use kvmdirty_common::{Hook, Kind};
 use crate::config::offset;
 use crate::emit::{self, Fact};
 use crate::kernel::{field_or_0, flush_requests, now};
-use crate::thread::Thread;
+use crate::thread::{Thread, expect_closed};
 use crate::vm::is_followed;
 
 /// `kvm_mmu_notifier_invalidate_range_start(mn, range)`: the notifier is embedded in its VM.
@@ -25,10 +25,7 @@ pub fn invalidate(ctx: ProbeContext) -> u32 {
     let Some(thread) = Thread::current() else { return 0 };
     let range: u64 = ctx.arg(1).unwrap_or(0);
     let invalidate = &mut thread.brackets.invalidate;
-    if invalidate.begin_ns != 0 {
-        // Its return was missed, or comes out of order.
-        emit::count_missed(Hook::Zap);
-    }
+    expect_closed(Hook::Zap, invalidate.begin_ns);
     invalidate.kvm = kvm;
     invalidate.start = field_or_0(range, offset!(range_start));
     invalidate.end = field_or_0(range, offset!(range_end));
