@@ -100,6 +100,7 @@ kinds! {
     /// A vCPU thread entered KVM_RUN. `[vcpu id, vcpu address, 0, 0]`.
     RunBegin = 41 => "run-begin",
     /// KVM_RUN returned. `[vcpu id, return value as i64, exit reason, 0]`; span = the ioctl.
+    /// Flag [`flag::RUN_NO_RETURN`]: the return value was not observed.
     RunEnd = 42 => "run-end",
     /// The shadow MMU set an SPTE, seen at its tracepoint (tracepoint plan).
     /// `[gfnref, new SPTE, bitmap word of the gfn, sptep]`; span = since `kvm_mmu_spte_requested` of the same fault (0:
@@ -205,6 +206,8 @@ pub mod flag {
     pub const HOST_DATA_AT_MARK: u8 = 1;
     /// [`super::Kind::HostWrite`]: the guest bytes were not yet the data when the mark was entered.
     pub const HOST_NO_DATA_AT_MARK: u8 = 2;
+    /// [`super::Kind::RunEnd`]: the return value was not observed.
+    pub const RUN_NO_RETURN: u8 = 1;
     /// [`super::Kind::SpteSet`]: args[2] is the bitmap word.
     pub const SET_WORD: u8 = 1;
     /// [`super::Kind::SpteSet`]: the slot was logging.

@@ -124,6 +124,8 @@ pub struct Offsets {
     pub preempt_notifier_ops: u32,
     /// `kvm_host_map.hva`: null once it is unmapped.
     pub map_hva: u32,
+    /// `kvm_vcpu.run`.
+    pub vcpu_run: u32,
 }
 
 /// Number of `u32`s in [`Offsets`].
@@ -187,6 +189,7 @@ impl Offsets {
         memslots_array: ABSENT,
         preempt_notifier_ops: ABSENT,
         map_hva: ABSENT,
+        vcpu_run: ABSENT,
     };
 }
 

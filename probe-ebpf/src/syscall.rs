@@ -128,6 +128,12 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(thread) = Thread::known() else { return 0 };
+    if thread.run_ns != 0 {
+        let reason = crate::run::exit_reason(thread.vcpu);
+        if let Some(fact) = crate::run::end(thread, Some(ret), reason) {
+            emit::syscall(Hook::Run, &fact);
+        }
+    }
     if thread.ioctl.op != 0 {
         end(thread, ret);
         log!(&ctx, "ioctl {} of vm {:x} returned {}", thread.ioctl.op as u8, thread.kvm, ret);

@@ -5,6 +5,7 @@
 //! vm              vm_init, vm_destroyed                                          kvm_arch_init_vm, kvm_destroy_vm
 //! ioctl           vm_ioctl, vm_ioctl_return*                                     kvm_vm_ioctl
 //! run             vcpu_run; run_end (raw_tp kvm_userspace_exit)                  kvm_arch_vcpu_ioctl_run
+//!           where tracepoints may be preempted: run_put                    preempt_notifier_unregister
 //! slot            slot_commit                                                    kvm_arch_commit_memory_region
 //! mark            mark, mark_return*                                             mark_page_dirty_in_slot
 //!           mark_by_vcpu, mark_by_vm, mark_return* (5.10 only)             kvm_vcpu_mark_page_dirty, mark_page_dirty

@@ -161,7 +161,11 @@ fn rarer(kind: Kind, raw: &RawEvent) -> Result<EventKind, AnomalyKind> {
         Kind::LockWait => EventKind::LockWait { lock: a, lcb_flags: b as u32, ret: c as i64 },
         Kind::RmapAdd => EventKind::RmapAdd { gfn: Gfn(a), sptep: b, slot: slot_ref(c) },
         Kind::RunBegin => EventKind::RunBegin { vcpu: VcpuId(a as u32) },
-        Kind::RunEnd => EventKind::RunEnd { vcpu: VcpuId(a as u32), ret: b as i64, exit_reason: c },
+        Kind::RunEnd => EventKind::RunEnd {
+            vcpu: VcpuId(a as u32),
+            ret: (!has(flag::RUN_NO_RETURN)).then_some(b as i64),
+            exit_reason: c,
+        },
         Kind::Split => EventKind::Split { page: page_ref(a), old: Spte(b), errno: c as i64 },
         Kind::Zap => EventKind::Zap { page: page_ref(a) },
         _ => EventKind::VmGone,

@@ -63,7 +63,8 @@ fn args_and_flags(kind: &EventKind) -> ([u64; 4], u8) {
         }
         EventKind::RunBegin { vcpu } => ([u64::from(vcpu.0), 0, 0, 0], 0),
         EventKind::RunEnd { vcpu, ret, exit_reason } => {
-            ([u64::from(vcpu.0), ret as u64, exit_reason, 0], 0)
+            let flags = when(ret.is_none(), flag::RUN_NO_RETURN);
+            ([u64::from(vcpu.0), ret.unwrap_or_default() as u64, exit_reason, 0], flags)
         }
         EventKind::Split { page, old, errno } => ([page_bits(page), old.0, errno as u64, 0], 0),
         EventKind::Zap { page } => ([page_bits(page), 0, 0, 0], 0),

@@ -171,7 +171,8 @@ pub enum EventKind {
     },
     RunEnd {
         vcpu: VcpuId,
-        ret: i64,
+        /// `None`: not observed.
+        ret: Option<i64>,
         exit_reason: u64,
     },
     SpteSet {

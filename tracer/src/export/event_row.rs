@@ -182,7 +182,7 @@ impl EventRow {
             EventKind::RunBegin { vcpu } => self.vcpu = Some(vcpu.0),
             EventKind::RunEnd { vcpu, ret, exit_reason } => {
                 self.vcpu = Some(vcpu.0);
-                self.ret = Some(ret);
+                self.ret = ret;
                 self.exit_reason = Some(exit_reason);
             }
             EventKind::Fault { addr, error_code, ret, vcpu } => {

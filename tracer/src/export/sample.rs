@@ -140,7 +140,7 @@ fn pages() -> Vec<Event> {
     let user = EventKind::UserWord { first: Gfn(0x400), mask: 8, protected: 8, writable: 0 };
     let fast = EventKind::FastFault { page, old: ro, ret: 5, sptep: 0xffff_0100, fixed: true };
     let fault = EventKind::Fault { addr: 0x40_3000, error_code: 0x6, ret: 1, vcpu: VcpuId(0) };
-    let end = EventKind::RunEnd { vcpu: VcpuId(0), ret: 0, exit_reason: 2 };
+    let end = EventKind::RunEnd { vcpu: VcpuId(0), ret: Some(0), exit_reason: 2 };
     vec![
         at(2_000, 2_000, 11, EventKind::RunBegin { vcpu: VcpuId(0) }),
         at(2_100, 2_110, 11, mark),

@@ -77,6 +77,13 @@ impl Kernel {
         (5, 17) <= self.version
     }
 
+    /// Tracepoints are called with preemption enabled, under SRCU (`__DECLARE_TRACE`, include/linux/tracepoint.h): 7.3
+    /// does so, 6.12 does not, and what lies between is taken to be like the next.
+    #[must_use]
+    pub fn preempts_tracepoints(&self) -> bool {
+        (7, 0) <= self.version
+    }
+
     /// `SPTE_MMU_PRESENT_MASK` is bit 11 of every present SPTE (since 5.13, arch/x86/kvm/mmu/spte.h); before, any
     /// non-zero SPTE that is no MMIO one is present.
     #[must_use]

@@ -66,6 +66,7 @@ pub fn of(btf: &Btf) -> Offsets {
         map_gfn = "kvm_host_map" "gfn",
         map_writable = "kvm_host_map" "writable",
         map_hva = "kvm_host_map" "hva",
+        vcpu_run = "kvm_vcpu" "run",
         range_start = "mmu_notifier_range" "start",
         range_end = "mmu_notifier_range" "end",
     };

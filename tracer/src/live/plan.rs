@@ -207,6 +207,18 @@ mod tests {
         }
     }
 
+    /// A program that is preempted makes other threads of its CPU miss theirs (7.x).
+    #[test]
+    fn the_end_of_a_run_needs_no_tracepoint_where_those_are_preempted() {
+        let mut runs = ways::KPROBE_WAYS.iter().filter(|way| way.operation == Operation::Run);
+        let taken = runs.find(|way| way.condition.is_none()).expect("a way for every kernel");
+        for program in taken.programs {
+            let point = POINTS.iter().find(|point| point.program == *program);
+            let site = point.map(|point| point.site);
+            assert!(matches!(site, Some(Site::Entry(_))), "{program}: {site:?}");
+        }
+    }
+
     #[test]
     fn programs_have_one_line_each() {
         let names: BTreeSet<_> = POINTS.iter().map(|point| point.program).collect();

@@ -65,6 +65,7 @@ pub const POINTS: &[Point] = &[
     point("sys_enter", Site::Tracepoint("sys_enter"), Hook::Syscall),
     point("sys_exit", Site::Tracepoint("sys_exit"), Hook::Syscall),
     point("run_end", Site::Tracepoint("kvm_userspace_exit"), Hook::Run),
+    point("run_put", Site::Entry(&["preempt_notifier_unregister"]), Hook::Run),
     point("spte_requested", Site::Tracepoint("kvm_mmu_spte_requested"), Hook::SpteChange),
     point("set_spte", Site::Tracepoint("kvm_mmu_set_spte"), Hook::SpteChange),
     point("zap_page", Site::Tracepoint("kvm_mmu_prepare_zap_page"), Hook::Zap),

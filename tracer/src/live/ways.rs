@@ -73,7 +73,7 @@ pub const TRACEPOINT_WAYS: &[Way] = &[
     way(Op::Slot, Nearest, SEEN_BY_SYSCALL).note(
         "as user space asked for them; the kernel's object is looked up when the ioctl returns",
     ),
-    way(Op::Run, Direct, &["sys_enter", "run_end"]),
+    way(Op::Run, Direct, SEEN_BY_SYSCALL),
     way(Op::Mark, Nearest, &["spte_requested", "set_spte"])
         .note("the bitmap word is read when the SPTE has been set; marks of the host are not seen"),
     way(Op::HarvestWord, Nearest, SEEN_BY_SYSCALL)
@@ -88,6 +88,8 @@ pub const TRACEPOINT_WAYS: &[Way] = &[
         .note("the tracepoint names no VM; other threads' zaps are attributed to none"),
     way(Op::LockWait, Direct, &["contention_begin", "contention_end"]),
 ];
+
+const PREEMPTED: &str = "while a tracepoint's program is preempted, others on its CPU miss it";
 
 const NO_TDP_MMU: &str = "the TDP MMU is not in use";
 
@@ -125,6 +127,9 @@ const WRITERS_WITHOUT_CLOCK: &[&str] = &[
 pub const KPROBE_WAYS: &[Way] = &[
     way(Op::Ioctl, Direct, &["vm_ioctl", "vm_ioctl_return"]),
     way(Op::Slot, Direct, &["slot_commit"]),
+    way(Op::Run, Direct, &["vcpu_run", "run_end"])
+        .when(|kernel| !kernel.preempts_tracepoints(), PREEMPTED),
+    way(Op::Run, Direct, &["vcpu_run", "run_put"]).note("without KVM_RUN's return value"),
     way(Op::Run, Direct, &["vcpu_run", "run_end"]),
     way(Op::Mark, Direct, &["mark", "mark_return"])
         .when(|kernel| kernel.forms & abi::MARK_HAS_KVM != 0, "the mark is inlined in its callers"),

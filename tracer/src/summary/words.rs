@@ -93,7 +93,8 @@ pub fn event(event: &Event) -> String {
         }
         EventKind::RunBegin { vcpu } => format!("KVM_RUN of vcpu {} begins", vcpu.0),
         EventKind::RunEnd { vcpu, ret, exit_reason } => {
-            format!("KVM_RUN of vcpu {} returns {ret}, exit reason {exit_reason}", vcpu.0)
+            let ret = ret.map_or_else(String::new, |ret| format!(" {ret}"));
+            format!("KVM_RUN of vcpu {} returns{ret}, exit reason {exit_reason}", vcpu.0)
         }
         EventKind::SpteSet { page, new, word, .. } => {
             let word = word.map_or_else(String::new, |word| format!(", bitmap word {word:#x}"));

@@ -90,7 +90,7 @@ impl Machine {
         };
         self.srcu.unlock(srcu);
         self.step().await;
-        let ret = if exit_reason == INTR { -4 } else { 0 };
+        let ret = Some(if exit_reason == INTR { -4 } else { 0 });
         self.emit_since(t, since, EventKind::RunEnd { vcpu, ret, exit_reason });
         exit_reason
     }

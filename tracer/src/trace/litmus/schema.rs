@@ -76,7 +76,7 @@ schema! {
     HostWrite { gpa, bytes = 8, slot, writer = 1, failed = false, data_at_mark = None }
     RingPush { offset, slot, index, vcpu }
     RunBegin { vcpu }
-    RunEnd { vcpu, ret = 0, exit_reason = 0 }
+    RunEnd { vcpu, ret = Some(0), exit_reason = 0 }
     SpteSet { page, new, word = None, sptep = 0, logging = false, ring = false }
     Split { page, old, errno = 0 }
     Zap { page }

@@ -33,6 +33,7 @@ impl Translator {
                 if let Some(begin) = thread.run.take() {
                     let vcpu = self.survey.vcpu(Tid(record.tid));
                     let exit_reason = thread.exit_reason;
+                    let ret = Some(ret);
                     self.emit(record, vm, begin, EventKind::RunEnd { vcpu, ret, exit_reason });
                 } else if let Some((op, begin)) = thread.ioctl.take() {
                     self.emit(record, vm, begin, ioctl_end(ioctl(op, None), ret));
@@ -58,7 +59,7 @@ impl Translator {
                     && let Some(begin) = thread.run.take()
                 {
                     let vcpu = self.survey.vcpu(Tid(record.tid));
-                    let end = EventKind::RunEnd { vcpu, ret: 0, exit_reason: reason };
+                    let end = EventKind::RunEnd { vcpu, ret: None, exit_reason: reason };
                     self.emit(record, vm, begin, end);
                 }
             }
