@@ -7,7 +7,7 @@ pub const CPUS_MAX: u32 = 1024;
 pub const SHARDS_MAX: u32 = 64;
 
 /// Bytes of one page-ring shard (a power of two, a multiple of the page size), unless the loader overrides it.
-pub const PAGE_RING_BYTES: u32 = 4 << 20;
+pub const PAGE_RING_BYTES: u32 = 8 << 20;
 
 /// Bytes of the boundary ring.
 pub const BOUNDARY_RING_BYTES: u32 = 4 << 20;

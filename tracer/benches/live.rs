@@ -12,7 +12,7 @@ use kvmdirty_trace::live::{Measure, Options, Session, Target};
 use kvmdirty_trace::pipeline::Pipeline;
 use kvmdirty_trace::trace::{Header, Medium, Origin, WriteLimits, Writer};
 
-/// Bursts between two drains: what a quarter of a 4 MiB ring holds.
+/// Bursts between two drains: what an eighth of an 8 MiB ring holds.
 const BURSTS: u64 = 16;
 
 const ROUNDS: u64 = 200;

@@ -3,20 +3,23 @@
 //! ```text
 //! reader thread              analysis thread              screen
 //! drain -> file (first) ---> Pipeline::push   --newest--> Feed
-//!          bounded channel   publish at a beat <-requests-
+//!                  channel   publish at a beat <-requests-
 //! ```
 //!
-//! If analysis lags, the channel fills, the reader stops draining, the kernel's ring fills, and the probe counts what
-//! it could not reserve: records are dropped in exactly one place, and counted there.
+//! What waits in the channel is bounded by its records, not by its batches: on a busy machine the analysis may not run
+//! for a second, in which the reader makes hundreds of small batches. If analysis lags for good, the reader stops
+//! draining, the kernel's ring fills, and the probe counts what it could not reserve: records are dropped in exactly
+//! one place, and counted there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::handover::{Parcel, Waiting};
 use super::tee::{Keep, Tee};
 use crate::event::{Batch, Gap, GapCause, Nanos, Setup};
 use crate::feed::{
@@ -27,9 +30,6 @@ use crate::pipeline::Pipeline;
 use crate::summary::Summary;
 use crate::verdict::PageRange;
 
-/// Batches in flight between the two threads.
-const BATCHES_MAX: usize = 64;
-
 /// Time between two published snapshots.
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -39,6 +39,9 @@ const OVER_BUDGET: &str =
 
 /// Where batches come from: the live session.
 pub trait Drain: Send + Sized + 'static {
+    /// The calling thread is the one that will drain.
+    fn begin(&mut self) {}
+
     /// What was delivered and dropped since the last call; never waits.
     ///
     /// # Errors
@@ -84,14 +87,7 @@ struct Flags {
     stop: AtomicBool,
     asked: AtomicBool,
     hazard: AtomicBool,
-}
-
-/// What passes from reader to analysis.
-enum Parcel {
-    Batch(Batch),
-    Cost(Overhead, Vec<ProbeCount>, Option<u64>),
-    /// Nothing more will come, and why.
-    Stopped(&'static str),
+    waiting: Waiting,
 }
 
 impl Capture {
@@ -103,7 +99,7 @@ impl Capture {
         facts: Facts,
     ) -> (Self, Feed) {
         let flags = Arc::new(Flags::default());
-        let (parcels, inbox) = sync_channel(BATCHES_MAX);
+        let (parcels, inbox) = mpsc::channel();
         let (publisher, feed) = channel(Arc::new(setup.clone()), facts, Snapshot::default());
         let reader = {
             let flags = Arc::clone(&flags);
@@ -145,8 +141,9 @@ fn read(
     mut source: impl Drain,
     mut tee: Option<Box<dyn Tee>>,
     flags: &Flags,
-    parcels: &SyncSender<Parcel>,
+    parcels: &Sender<Parcel>,
 ) -> Result<()> {
+    source.begin();
     let drained = drain_until_stopped(&mut source, &mut tee, flags, parcels);
     let last = drained.and_then(|ending| {
         let mut batch = source.finish().context("read the probe's last records")?;
@@ -168,7 +165,7 @@ fn read(
         tee.finish()?;
     }
     // An analysis that has ended wants no more; its thread is joined next and says why.
-    let _ = parcels.send(Parcel::Batch(batch));
+    let _ = flags.waiting.pass(batch, parcels, &flags.stop);
     Ok(())
 }
 
@@ -177,7 +174,7 @@ fn drain_until_stopped(
     source: &mut impl Drain,
     tee: &mut Option<Box<dyn Tee>>,
     flags: &Flags,
-    parcels: &SyncSender<Parcel>,
+    parcels: &Sender<Parcel>,
 ) -> Result<Beat> {
     let mut pause = Duration::from_millis(1);
     let mut measured = Instant::now();
@@ -197,7 +194,7 @@ fn drain_until_stopped(
             256..8192 => Duration::from_millis(2),
             _ => Duration::ZERO,
         };
-        if parcels.send(Parcel::Batch(batch)).is_err() {
+        if !flags.waiting.pass(batch, parcels, &flags.stop) {
             break;
         }
         if Duration::from_secs(1) <= measured.elapsed() {
@@ -221,7 +218,7 @@ enum Beat {
 }
 
 /// Once a second: what tracing costs, and whether it goes on.
-fn beat(source: &mut impl Drain, parcels: &SyncSender<Parcel>) -> Beat {
+fn beat(source: &mut impl Drain, parcels: &Sender<Parcel>) -> Beat {
     if let Some(why) = source.ended() {
         // What it did last is still in the rings: the reader takes it when it ends.
         let _ = parcels.send(Parcel::Stopped(why));
@@ -285,6 +282,7 @@ impl Analysis {
                 Ok(Parcel::Batch(batch)) => {
                     self.follower.take_slots(&batch);
                     self.pipeline.push(&batch);
+                    flags.waiting.taken(&batch);
                     self.heed();
                     self.follow();
                 }

@@ -16,7 +16,7 @@ use super::{recording, screen};
 use crate::cli::{LiveArgs, TraceArgs};
 use crate::event::{Batch, Setup, Tid};
 use crate::feed::{Facts, Feed, Overhead, ProbeCount, Stage};
-use crate::live::{Cost, Drops, Options, Session, Target};
+use crate::live::{Cost, Drops, Options, Session, Target, urgency};
 use crate::outcome::Outcome;
 use crate::summary::Summary;
 use crate::trace::Origin;
@@ -110,6 +110,10 @@ impl LiveSource {
 }
 
 impl Drain for LiveSource {
+    fn begin(&mut self) {
+        urgency::raise();
+    }
+
     fn drain(&mut self) -> Result<Batch> {
         Ok(self.session.drain()?)
     }

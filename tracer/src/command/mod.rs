@@ -8,6 +8,7 @@ mod diff;
 mod doctor;
 mod export;
 mod guest;
+mod handover;
 mod harvest_time;
 mod import;
 mod inspect;

@@ -33,6 +33,7 @@ mod misses;
 mod object;
 
 pub mod session;
+pub mod urgency;
 
 pub use counters::Cost;
 pub use error::LiveError;
