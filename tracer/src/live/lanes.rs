@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use kvmdirty_common::{Class, RawEvent};
 
-use crate::event::{CpuId, Gap, GapCause, Lane, Nanos};
+use crate::event::{CpuId, Gap, GapCause, Lane, Nanos, Place, Sequence};
 
 /// Words of `Lanes` in the probe, per CPU: `seq`, `dropped` and `ended`, one number per class each, then `begun`.
 pub const LANE_WORDS: u32 = 16;
@@ -38,10 +38,7 @@ struct Seen {
     records: u64,
     /// Records behind the end of the trace.
     passed: u64,
-    /// The number that comes next.
-    next: u32,
-    /// The newest missing numbers, `missing.0..missing.1`.
-    missing: (u32, u32),
+    sequence: Sequence,
     last_ts: u64,
     /// Drops that jumps of the numbers showed.
     known: u64,
@@ -82,18 +79,10 @@ impl Lanes {
     /// Takes note of a delivered record.
     pub fn deliver(&mut self, record: &RawEvent) {
         let seen = self.seen.entry(Lane::of(record)).or_default();
-        let ahead = record.seq.wrapping_sub(seen.next);
-        if ahead == 0 || seen.records == 0 {
-            seen.next = record.seq.wrapping_add(1);
-        } else if ahead < 1 << 31 {
-            seen.known += u64::from(ahead);
-            seen.missing = (seen.next, record.seq);
-            seen.next = record.seq.wrapping_add(1);
-        } else if record.seq.wrapping_sub(seen.missing.0)
-            < seen.missing.1.wrapping_sub(seen.missing.0)
-        {
-            // An interrupting program took the next number and was first.
-            seen.known = seen.known.saturating_sub(1);
+        match seen.sequence.place(record.seq) {
+            Place::Next | Place::Again => {}
+            Place::Behind(from) => seen.known += u64::from(record.seq.wrapping_sub(from)),
+            Place::Missing => seen.known = seen.known.saturating_sub(1),
         }
         seen.records += 1;
         seen.last_ts = record.ts_ns;
@@ -122,9 +111,7 @@ impl Lanes {
         for (&lane, counted) in &self.counted {
             let seen = self.seen.get(&lane).copied().unwrap_or_default();
             let owed = counted.dropped.saturating_sub(seen.known);
-            let ahead = (counted.seq as u32).wrapping_sub(seen.next);
-            let is_jump = ahead < 1 << 31 && 0 < seen.records;
-            let trailing = if is_jump { owed.min(ahead.into()) } else { 0 };
+            let trailing = owed.min(seen.sequence.missing_before(counted.seq as u32).into());
             let gap = |lane, from, dropped| Gap {
                 lane,
                 hook: None,

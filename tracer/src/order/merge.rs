@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, Lane, Nanos, RawEvent};
+use crate::event::{Anomaly, AnomalyKind, Batch, Class, Gap, Lane, Nanos, Place, RawEvent};
 
 use super::number::{LaneState, Numbers};
 
@@ -139,9 +139,10 @@ impl Merge {
         out: &mut impl FnMut(Item<'_>),
     ) {
         let state = self.lane(Lane::of(record));
-        if record.seq == state.next && state.is_known {
-            state.next = record.seq.wrapping_add(1);
-        } else if let Some(note) = state.jump(record, numbers) {
+        let place = state.sequence.place(record.seq);
+        if place != Place::Next
+            && let Some(note) = state.jump(place, record, numbers)
+        {
             out(Item::Note(note));
         }
         state.last = Nanos(record.ts_ns);

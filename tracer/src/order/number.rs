@@ -1,53 +1,49 @@
 //! Numbers of a lane: which jump is a drop, and which a record that only comes later.
 
-use crate::event::{Gap, GapCause, Lane, Nanos, RawEvent};
+use crate::event::{Gap, GapCause, Lane, Nanos, Place, RawEvent, Sequence};
 
 use super::merge::Note;
 
-/// A lane's numbers so far.
+/// What is known of a lane in merge order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneState {
-    pub is_known: bool,
-    /// The number that comes next.
-    pub next: u32,
+    pub sequence: Sequence,
     pub last: Nanos,
-    /// The newest missing numbers, `missing.0..missing.1`.
-    missing: (u32, u32),
     /// Missing numbers whose records are at hand and come later.
     stragglers: u64,
 }
 
 impl LaneState {
-    /// The lane's number is not the one that was expected.
+    /// The record's number is not the one that was expected.
     #[cold]
-    pub fn jump(&mut self, record: &RawEvent, numbers: &mut Numbers<'_>) -> Option<Note> {
-        let (next, (from, to)) = (self.next, self.missing);
-        let ahead = record.seq.wrapping_sub(next);
-        let was_known = std::mem::replace(&mut self.is_known, true);
-        if !was_known {
-            self.next = record.seq.wrapping_add(1);
-            None
-        } else if ahead < 1 << 31 {
-            let lane = Lane::of(record);
-            let stragglers = numbers.count(lane, next, record.seq).min(ahead.into());
-            self.stragglers = stragglers;
-            self.missing = (next, record.seq);
-            self.next = record.seq.wrapping_add(1);
-            let missing = u64::from(ahead) - stragglers;
-            (missing != 0).then_some(Note::Gap(Gap {
-                lane: Some(lane),
-                hook: None,
-                cause: GapCause::RingFull,
-                from: self.last,
-                to: Nanos(record.ts_ns),
-                dropped: missing,
-            }))
-        } else {
-            // The number was not dropped: an interrupting program took the next one and an earlier time.
-            let was_missing = record.seq.wrapping_sub(from) < to.wrapping_sub(from);
-            let was_expected = was_missing && 0 < self.stragglers;
-            self.stragglers -= u64::from(was_expected);
-            (was_missing && !was_expected).then_some(Note::Found(1))
+    pub fn jump(
+        &mut self,
+        place: Place,
+        record: &RawEvent,
+        numbers: &mut Numbers<'_>,
+    ) -> Option<Note> {
+        match place {
+            Place::Next | Place::Again => None,
+            Place::Behind(from) => {
+                let lane = Lane::of(record);
+                let ahead = u64::from(record.seq.wrapping_sub(from));
+                self.stragglers = numbers.count(lane, from, record.seq).min(ahead);
+                let dropped = ahead - self.stragglers;
+                (dropped != 0).then_some(Note::Gap(Gap {
+                    lane: Some(lane),
+                    hook: None,
+                    cause: GapCause::RingFull,
+                    from: self.last,
+                    to: Nanos(record.ts_ns),
+                    dropped,
+                }))
+            }
+            Place::Missing => {
+                // Not dropped; unless it was expected, it was counted as such.
+                let was_expected = 0 < self.stragglers;
+                self.stragglers -= u64::from(was_expected);
+                (!was_expected).then_some(Note::Found(1))
+            }
         }
     }
 }
