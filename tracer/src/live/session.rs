@@ -81,10 +81,20 @@ pub struct Session {
     setup: Setup,
     watermark: Nanos,
     incomplete_since: Option<Nanos>,
-    /// Once detached: when that began, and what was missed until then.
-    end: Option<(Nanos, Vec<Gap>)>,
+    /// Once detached.
+    end: Option<End>,
     /// Keeps the kernel measuring.
     _stats: Option<std::os::fd::OwnedFd>,
+}
+
+/// The end of a trace, as it was when detaching began.
+#[derive(Clone, Debug)]
+struct End {
+    at: Nanos,
+    /// What was missed since the last drain.
+    gaps: Vec<Gap>,
+    /// What was dropped in all.
+    drops: Vec<Drops>,
 }
 
 impl Session {
@@ -190,7 +200,11 @@ impl Session {
     /// seen by some hooks and not by others, which proves nothing; records younger than this are none of the trace.
     pub fn detach(&mut self) {
         if self.end.is_none() {
-            self.end = Some((Nanos(clock::now()), self.misses.poll(&self.object)));
+            let at = Nanos(clock::now());
+            self.read_lanes();
+            self.lanes.end();
+            let gaps = self.misses.poll(&self.object);
+            self.end = Some(End { at, gaps, drops: self.misses.drops() });
             self.object.detach_all();
             // The counts are final now; what was missed meanwhile lies behind the end.
             let _ = self.misses.poll(&self.object);
@@ -203,7 +217,7 @@ impl Session {
     /// As [`Self::drain`].
     pub fn finish(mut self) -> Result<Batch, LiveError> {
         self.detach();
-        let (end, mut gaps) = self.end.clone().expect("detach sets it");
+        let End { at: end, mut gaps, .. } = self.end.clone().expect("detach sets it");
         // Programs that are running when their link goes away finish once they are scheduled again.
         let mut records = Vec::new();
         let begin = Nanos(clock::now());
@@ -227,10 +241,10 @@ impl Session {
         self.lanes.dropped()
     }
 
-    /// Records dropped in the kernel so far, by CPU and hook.
+    /// Records dropped in the kernel so far, or until the trace ended, by CPU and hook.
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
-        self.misses.drops()
+        self.end.as_ref().map_or_else(|| self.misses.drops(), |end| end.drops.clone())
     }
 
     /// What each program cost so far; zeros unless [`Options::measure`].
@@ -266,7 +280,7 @@ impl Session {
                 let bytes = item.get(..RECORD_BYTES).expect("the probe writes whole records");
                 let record = RawEvent::read_from_bytes(bytes).expect("the length is a record's");
                 // Drops that only a record behind the end of the trace would show must be told instead.
-                if self.end.as_ref().is_some_and(|(end, _)| end.0 < record.ts_ns) {
+                if self.end.as_ref().is_some_and(|end| end.at.0 < record.ts_ns) {
                     self.lanes.pass(&record);
                     continue;
                 }
