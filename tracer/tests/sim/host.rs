@@ -4,6 +4,7 @@ use kvmdirty_trace::event::{EventKind, Gfn, Spte, VmId};
 
 use super::config::{ACCESSED, Mmu, PRESENT, ProbePlan, WRITABLE};
 use super::fault::Fault;
+use super::huge::{HUGE, region};
 use super::machine::{Machine, Thread};
 use super::pagefault::page_ref;
 use super::probe::VM;
@@ -102,7 +103,8 @@ impl Machine {
         let old = old | old_huge;
         if old & PRESENT != 0 {
             self.step().await;
-            let is_unflushed = old & WRITABLE != 0 && self.trips(Fault::ZapNoFlush, [gfn]);
+            let struck = if old_huge != 0 { region(gfn)..region(gfn) + HUGE } else { gfn..gfn + 1 };
+            let is_unflushed = old & WRITABLE != 0 && self.trips(Fault::ZapNoFlush, struck);
             if !is_unflushed {
                 self.flush(t).await;
             }

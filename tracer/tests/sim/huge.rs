@@ -101,7 +101,7 @@ impl Machine {
             }
             let set = (huge_ref(gfn), Spte(new), huge_sptep(gfn));
             self.emit_set(t, since, set, (None, view.is_logging));
-            self.config.ret_fixed()
+            self.config.ret_fixed() + i64::from(old == new)
         } else {
             0
         };

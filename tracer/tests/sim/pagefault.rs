@@ -60,6 +60,10 @@ impl Machine {
             Mmu::Tdp => self.tdp_map(t, view, gfn, since).await,
             Mmu::Shadow => self.shadow_map(t, view, gfn).await,
         };
+        let is_touched = ret == self.config.ret_fixed() || self.marks_slowly(view);
+        if error_code & WRITE == 0 && !is_touched {
+            return;
+        }
         let vcpu = VcpuId(t.vcpu.unwrap_or_default() as u32);
         let addr = gfn << 12;
         self.emit_since(t, since, EventKind::Fault { addr, error_code, ret, vcpu });
@@ -261,6 +265,7 @@ impl Machine {
             self.emit_since(t, requested, kind);
             self.emit_spte_set(t, requested, gfn, slot);
         }
+        let is_spurious = old == Some(new);
         if !is_in_rmap {
             let is_late = view.is_logging && self.trips(Fault::RmapLate, [gfn]);
             if is_late {
@@ -277,7 +282,7 @@ impl Machine {
         }
         self.step().await;
         self.mmu_lock.unlock_write();
-        self.config.ret_fixed()
+        self.config.ret_fixed() + i64::from(is_spurious)
     }
 
     /// `kvm_mmu_set_spte`, of both MMUs. 5.10 has no `kvm_mmu_spte_requested`, from which the slot is known.

@@ -2,7 +2,7 @@
 //! (K04).
 
 use crate::event::Span;
-use crate::order::relation::overlap_ns;
+use crate::order::{Relation, relation};
 use crate::verdict::page::Report;
 use crate::verdict::{RuleId, UnknownCause, Verdict};
 
@@ -76,7 +76,8 @@ impl Detector {
 
     /// Both holds of `mmu_lock` touch within the clock uncertainty: neither a broken lock nor an order is proven.
     pub(super) fn doubt_hold(&mut self, vm: usize, opening: &Opening, word: &WordSeen, bit: u64) {
-        let is_near = 0 < overlap_ns(opening.hold, word.visit, 0);
+        let is_near =
+            relation(opening.hold, word.visit, self.ctx.epsilon_ns) == Relation::Concurrent;
         if is_near
             && word.mask & bit != 0
             && self.pair_verdict(vm, opening, word, bit) != Ok(Verdict::Safe)
