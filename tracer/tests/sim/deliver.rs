@@ -1,10 +1,10 @@
-//! How records travel changes nothing: shuffled, cut into other batches, recorded and read back, CPUs renumbered.
+//! How records travel changes nothing: shuffled, cut into other batches, recorded and read back.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Write};
 use std::sync::{Arc, Mutex};
 
-use kvmdirty_trace::event::{Batch, CpuId, Lane, Nanos, RawEvent, Setup, Span, decode, encode};
+use kvmdirty_trace::event::{Batch, Lane, Nanos, RawEvent, Setup, decode};
 use kvmdirty_trace::export::report::{Document, Judged};
 use kvmdirty_trace::summary::Summary;
 use kvmdirty_trace::trace::{Header, Medium, Origin, Reader, WriteLimits, Writer};
@@ -23,7 +23,7 @@ fn report(summary: &Summary, setup: &Setup) -> String {
 }
 
 /// Healthy and broken runs in turn, on both plans, with and without dropped records.
-fn mixed(seed: u64) -> (Run, Vec<RawEvent>) {
+pub fn mixed(seed: u64) -> (Run, Vec<RawEvent>) {
     let rng = Rng::new(seed ^ 0x77);
     let mut config = if rng.chance(40) {
         Config::healthy(seed)
@@ -164,44 +164,5 @@ fn a_recording_is_judged_as_the_records_were_live() {
         let read = recorded(&rng, &run.setup, &live);
         let found = report(&judge(&run.setup, &read), &run.setup);
         same(&run, &records, "recorded", &found, &whole)
-    });
-}
-
-/// The hazards of a report.
-fn hazards(summary: &Summary) -> String {
-    let mut lines: Vec<String> = summary
-        .hazards()
-        .map(|f| format!("{:?} {:?} {:?} {} {}", f.rule, f.verdict, f.gfn, f.count, f.sentence))
-        .collect();
-    lines.sort();
-    lines.push(format!("integrity {}", summary.integrity_total));
-    lines.join("\n")
-}
-
-/// The trace as a coarser clock would have stamped it: what was ordered stays so or becomes simultaneous.
-fn coarse(records: &[RawEvent], tick: u64, renumber: impl Fn(u16) -> u16) -> Vec<RawEvent> {
-    let floor = |at: Nanos| Nanos(at.0 / tick * tick);
-    let change = |raw: &RawEvent| {
-        let mut event = decode(raw).expect("a record of the model");
-        event.span = Span { lo: floor(event.span.lo), hi: floor(event.span.hi) };
-        event.lane.cpu = CpuId(renumber(event.lane.cpu.0));
-        encode(&event)
-    };
-    records.iter().map(change).collect()
-}
-
-/// Records of two CPUs with one timestamp are concurrent, and merged by the number of the CPU: other numbers, another
-/// merge, the same hazards. (An `exposed` or `unknown` at the very instant of a harvest may still change its name.)
-#[test]
-fn which_of_two_simultaneous_records_is_merged_first_changes_no_hazard() {
-    let test = "sim::deliver::which_of_two_simultaneous_records_is_merged_first_changes_no_hazard";
-    seeds::each(test, 40, |seed| {
-        let (run, records) = mixed(seed);
-        let tick = *Rng::new(seed ^ 0x33).pick(&[1, 1]);
-        let here = coarse(&records, tick, |cpu| cpu);
-        let there = coarse(&records, tick, |cpu| 40 - cpu);
-        let whole = hazards(&judge(&run.setup, [&batch(&here)]));
-        let found = hazards(&judge(&run.setup, [&batch(&there)]));
-        same(&run, &here, "with mirrored CPUs", &found, &whole)
     });
 }

@@ -1,11 +1,12 @@
 //! The engine over a run of the model, and what a failed property leaves behind: the trace as a litmus file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use kvmdirty_trace::event::{Batch, Nanos, RawEvent, Setup};
+use kvmdirty_trace::event::{Batch, Nanos, RawEvent, Setup, SlotId};
 use kvmdirty_trace::pipeline::Pipeline;
-use kvmdirty_trace::summary::Summary;
+use kvmdirty_trace::summary::{HeatCell, Summary};
 use kvmdirty_trace::trace::litmus::{Expectation, Litmus, name_threads};
 
 use super::config::Config;
@@ -30,6 +31,16 @@ pub fn judge<'a>(setup: &Setup, batches: impl IntoIterator<Item = &'a Batch>) ->
 /// The judgement of these records, delivered at once.
 pub fn judge_records(setup: &Setup, records: &[RawEvent]) -> Summary {
     judge(setup, [&batch(records)])
+}
+
+/// The cells of the map; in the model a page has one of its own, or shares it with one neighbour. Where nothing worse
+/// than safe was said, `worst` is empty.
+pub fn heat(summary: &Summary) -> BTreeMap<(SlotId, usize), HeatCell> {
+    let slots = summary.vms.iter().flat_map(|vm| &vm.slots);
+    let cells = slots.flat_map(|(id, slot)| {
+        slot.heat.iter().enumerate().map(|(cell, heat)| ((*id, cell), *heat))
+    });
+    cells.collect()
 }
 
 /// What a failed claim says: the run, what the engine found, and where the trace lies for `check`.

@@ -44,6 +44,8 @@ mod miss;
 
 mod deliver;
 
+mod concurrent;
+
 mod removal;
 
 mod orders;

@@ -1,6 +1,6 @@
 //! Since when a slot certainly logs, for faults and writes that used its slot object; marks on an older object (K07).
 
-use crate::event::{EventKind, IoctlOp, IoctlRef, Nanos, Span};
+use crate::event::{EventKind, Gfn, IoctlOp, IoctlRef, Nanos, SlotRef, Span};
 use crate::verdict::{LookAlike, RuleId};
 
 use super::due::{Due, DueMark};
@@ -8,6 +8,42 @@ use super::slot::Slot;
 use super::{At, Detector};
 
 impl Detector {
+    /// The slot a record names, and what the record shows of its logging. One that began before the slot stopped
+    /// logging, as far as the clocks tell, may hold the slot object of before, and shows nothing of the one that came.
+    ///
+    /// ```text
+    /// vcpu                                vmm
+    /// mark begins, slot object logs
+    ///                                     SET_MEMORY turns logging off, waits for it: commit   @50
+    /// mark ends                @50                                                             <- merged second
+    /// fault, no mark                                                                           <- owes none
+    /// ```
+    #[inline(always)]
+    pub(super) fn slot_by_ref(
+        &mut self,
+        vm: usize,
+        at: At<'_>,
+        slot: SlotRef,
+        near: Gfn,
+    ) -> Option<usize> {
+        let index = self.slot_made(vm, slot.id, near)?;
+        let epsilon = self.ctx.epsilon_ns;
+        let found = &mut self.vms[vm].slots[index];
+        if slot.logging {
+            if !found.is_logging {
+                let lo = at.event.span.lo.0;
+                if found.stopped.is_some_and(|stopped| lo <= stopped.0.saturating_add(epsilon)) {
+                    return Some(index);
+                }
+                found.is_logging = true;
+                found.is_changed = true;
+                found.logging_since = Some(at.event.span.hi);
+            }
+            found.logging_shown = at.ordinal;
+        }
+        Some(index)
+    }
+
     /// A mark on a slot object that does not log, of a slot that does.
     pub(super) fn note_old_slot(&mut self, at: At<'_>, vm: usize, slot: usize) {
         let EventKind::Mark { gfn, has_vcpu, .. } = at.event.kind else { return };

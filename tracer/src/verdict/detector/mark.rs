@@ -61,6 +61,12 @@ impl Detector {
             self.benign(LookAlike::MarkTakenAtOnce);
             return;
         }
+        let known = &self.vms[vm];
+        if known.ring_bytes == 0 && !known.slots[slot_index].is_logging {
+            // Its bitmap is on its way out.
+            self.benign(LookAlike::OldSlotMark);
+            return;
+        }
         if is_set && has_vcpu || !self.is_mark_dropped(at, vm, slot_index) {
             self.note_mark(at, vm, slot_index, gfn);
             if self.ctx.masks.pml {

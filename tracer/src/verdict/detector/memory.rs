@@ -104,6 +104,7 @@ impl Detector {
         found.logging_shown = at.ordinal;
         found.heat.resize(HEAT_CELLS, HeatCell::default());
         if !is_logging {
+            found.stopped = Some(at.event.span.hi);
             self.stop_logging(vm, index);
         } else if !found.is_enabled {
             self.start_logging(at.ordinal, vm, index, at.event.span.hi, commit);

@@ -57,8 +57,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, EventKind, Evidence, Gap, Gfn, Nanos, Operation, PageRef, Plan, RawEvent, Setup,
-    SlotRef, Span, Spte, SpteMasks, VmId,
+    Event, EventKind, Evidence, Gap, Gfn, Nanos, Operation, PageRef, Plan, RawEvent, Setup, Span,
+    Spte, SpteMasks, VmId,
 };
 use crate::order::{Ordinal, Spool};
 
@@ -332,22 +332,6 @@ impl Detector {
             }
         };
         self.last_vm
-    }
-
-    /// The slot a record names, and what the record shows of its logging.
-    #[inline(always)]
-    fn slot_by_ref(&mut self, vm: usize, at: At<'_>, slot: SlotRef, near: Gfn) -> Option<usize> {
-        let index = self.slot_made(vm, slot.id, near)?;
-        let found = &mut self.vms[vm].slots[index];
-        if slot.logging {
-            if !found.is_logging {
-                found.is_logging = true;
-                found.is_changed = true;
-                found.logging_since = Some(at.event.span.hi);
-            }
-            found.logging_shown = at.ordinal;
-        }
-        Some(index)
     }
 
     /// The page of an SPTE record.

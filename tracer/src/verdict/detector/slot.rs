@@ -83,6 +83,8 @@ pub(crate) struct Slot {
     pub logging_shown: Ordinal,
     /// A slot record, not just a mark, has shown that it logs.
     pub is_enabled: bool,
+    /// The last slot record that showed that it does not.
+    pub stopped: Option<Nanos>,
     /// Up to here an ioctl that had begun before the attach may have closed pages without a record.
     pub unsettled: Option<Nanos>,
     /// Up to here a helper of the shadow MMU may have: it locks out all but lockless faults.
@@ -333,6 +335,7 @@ impl Slot {
             logging_since: None,
             logging_shown: 0,
             is_enabled: false,
+            stopped: None,
             unsettled: None,
             helper_ended: None,
             committed: None,
