@@ -117,10 +117,27 @@ impl Detector {
         let span = Span { lo: begin, hi: at.event.span.hi };
         if ioctl.begin.is_none() || self.ctx.has_gap_in(span) {
             self.ledger.unknown(UnknownCause::Dropped, 1);
+            self.doubt_enabled(vm, slot, ioctl.begin.map_or(0, |_| ioctl.ordinal));
             return;
         }
         self.judge_left_open(at, slot, ioctl);
         self.judge_enable_flush(at, place, slot, ioctl);
+    }
+
+    /// The enable, begun at `begin`, was not seen completely: whether what was open was closed and flushed is not known.
+    fn doubt_enabled(&mut self, vm: usize, slot: usize, begin: Ordinal) {
+        let newest = self.ctx.spool.newest();
+        let is_doubtful = |page: &Page| {
+            let is_closed = page.protection == Protection::Closed;
+            page.protection == Protection::Open
+                || is_closed && begin <= page.changed.ordinal(newest)
+        };
+        let pages = self.vms[vm].slots[slot].pages.iter();
+        let doubtful: Vec<Gfn> =
+            pages.filter(|(_, page)| is_doubtful(page)).map(|(gfn, _)| gfn).collect();
+        for gfn in doubtful {
+            self.note_verdict(vm, slot, gfn, Verdict::Unknown);
+        }
     }
 
     /// K15.
