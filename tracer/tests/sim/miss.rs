@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvmdirty_trace::event::Gfn;
-use kvmdirty_trace::summary::{HEAT_CELLS, Summary};
+use kvmdirty_trace::summary::{HEAT_CELLS, HeatCell, Summary};
 use kvmdirty_trace::trace::litmus::{Expectation, Place};
 use kvmdirty_trace::verdict::{RuleId, Verdict};
 
@@ -63,14 +63,15 @@ fn named(summary: &Summary, fault: Fault, is_huge: bool) -> BTreeMap<u64, Verdic
 }
 
 /// The engine says that it does not know about this page: its cell of the heat map holds a judgement that is `unknown`.
-fn is_unknown(summary: &Summary, gfn: u64) -> bool {
-    summary.vms.iter().flat_map(|vm| vm.slots.values()).any(|slot| {
-        let Some(offset) = gfn.checked_sub(slot.base.0).filter(|offset| *offset < slot.npages)
-        else {
-            return false;
-        };
-        let cell = (offset * HEAT_CELLS as u64 / slot.npages) as usize;
-        slot.heat.get(cell).is_some_and(|cell| 0 < cell.unknown)
+pub fn is_unknown(summary: &Summary, gfn: u64) -> bool {
+    heat_of(summary, gfn).is_some_and(|cell| 0 < cell.unknown)
+}
+
+/// The page's cell of the map.
+pub fn heat_of(summary: &Summary, gfn: u64) -> Option<HeatCell> {
+    summary.vms.iter().flat_map(|vm| vm.slots.values()).find_map(|slot| {
+        let offset = gfn.checked_sub(slot.base.0).filter(|offset| *offset < slot.npages)?;
+        slot.heat.get((offset * HEAT_CELLS as u64 / slot.npages) as usize).copied()
     })
 }
 

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use kvmdirty_trace::event::{Gfn, Lane, RawEvent, Setup, decode};
-use kvmdirty_trace::summary::{HeatCell, Summary};
+use kvmdirty_trace::event::{EventKind, Gfn, Lane, RawEvent, Setup, decode};
+use kvmdirty_trace::summary::Summary;
 use kvmdirty_trace::trace::litmus::Expectation;
 use kvmdirty_trace::verdict::{UnknownCause, Verdict};
 
 use super::config::Config;
 use super::fault::Fault;
-use super::judge::{failure, heat, judge_records};
+use super::huge::{HUGE, region};
+use super::judge::{failure, judge_records};
+use super::miss::{heat_of, is_unknown};
 use super::rng::Rng;
 use super::run::{Run, run};
 use super::seeds::{self, claim};
@@ -77,32 +79,57 @@ fn check(run: &Run, full: &Summary, how: &str, kept: &[RawEvent]) -> Result<(), 
         let what = format!("without {how}: a hazard is gone and nothing is unknown");
         failure(&what, run, kept, vec![])
     })?;
-    acquits_no_cell(run, (full, &cut), how, kept)?;
+    acquits_no_page(run, (full, &cut), how, kept)?;
     claim(cut.dropped_events == (run.records.len() - kept.len()) as u64, || {
         failure(&format!("without {how}: {} dropped", cut.dropped_events), run, kept, vec![])
     })
 }
 
-/// Page by page: what was a hazard is one, or `unknown`; or records of the page itself are among the dropped, and nothing
-/// is said of it any more.
-fn acquits_no_cell(
+/// Page by page: what was a hazard is one, or `unknown`; or records that name the page are among the dropped, or without
+/// them it was not judged at all, and nothing is said of it any more.
+fn acquits_no_page(
     run: &Run,
     (full, cut): (&Summary, &Summary),
     how: &str,
     kept: &[RawEvent],
 ) -> Result<(), String> {
-    let (before, after) = (heat(full), heat(cut));
-    for (cell, was) in before {
-        let is = after.get(&cell).copied().unwrap_or_default();
-        let is_hazard = |cell: &HeatCell| cell.worst.is_some_and(Verdict::is_hazard);
-        let is_kept = is_hazard(&is) || is.worst == Some(Verdict::Unknown);
-        let seen = |cell: &HeatCell| (cell.harvested, cell.opened, cell.windows);
-        claim(!is_hazard(&was) || is_kept || seen(&is) != seen(&was), || {
-            let what = format!("without {how}: cell {cell:?} is {is:?} and was {was:?}");
+    let named = hazards(cut);
+    let seen = |summary: &Summary, page| heat_of(summary, page).map(|c| (c.harvested, c.opened));
+    for (gfn, was) in hazards(full) {
+        let Some(page) = gfn else { continue };
+        // The map keeps what was withdrawn as soon as the gap was seen.
+        let is_warned =
+            heat_of(cut, page).and_then(|cell| cell.worst).is_some_and(Verdict::is_hazard);
+        let is_open = named.contains_key(&gfn) || is_unknown(cut, page) || is_warned;
+        let is_less = seen(full, page) != seen(cut, page);
+        let is_mute =
+            || is_less || run.records.iter().any(|raw| !kept.contains(raw) && names(raw, page));
+        claim(is_open || is_mute(), || {
+            let what = format!("without {how}: gfn {page:x} is acquitted and was {}", was.name());
             failure(&what, run, kept, vec![])
         })?;
     }
     Ok(())
+}
+
+/// The record speaks of that page.
+fn names(raw: &RawEvent, gfn: u64) -> bool {
+    let first_and_count = match decode(raw).expect("a record of the model").kind {
+        EventKind::Mark { gfn, .. } | EventKind::RmapAdd { gfn, .. } => (gfn.0, 1),
+        EventKind::HarvestWord { first, .. } => (first.0, 64),
+        // Whether its pages are logged at all.
+        EventKind::SlotState { base, npages, .. } => (base.0, npages),
+        EventKind::HostWrite { gpa, .. } => (gpa >> 12, 1),
+        EventKind::Fault { addr, .. } => (addr >> 12, 1),
+        EventKind::SpteChange { page, .. }
+        | EventKind::FastFault { page, .. }
+        | EventKind::Split { page, .. } => match page.level {
+            0 | 1 => (page.gfn.0, 1),
+            _ => (region(page.gfn.0), HUGE),
+        },
+        _ => return false,
+    };
+    gfn.checked_sub(first_and_count.0).is_some_and(|offset| offset < first_and_count.1)
 }
 
 #[test]
@@ -127,7 +154,7 @@ fn dropped_records_of_a_broken_run_weaken_its_verdicts() {
         let mut config = Config::broken(seed, fault);
         (config.pages, config.iterations) = (config.pages.min(12), config.iterations.min(3));
         if config.huge {
-            config.pages = super::huge::HUGE;
+            config.pages = HUGE;
         }
         let run = run(config);
         let full = judge_records(&run.setup, &run.records);

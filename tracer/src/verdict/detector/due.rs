@@ -117,6 +117,10 @@ impl Detector {
     #[inline(never)]
     fn judge_rarer(&mut self, what: Due) {
         match what {
+            Due::Mark(mark) if self.ctx.has_gap_in(mark.span) => {
+                // The harvest that took it is among the dropped, or there was none.
+                self.unknown_page((mark.vm, mark.slot, mark.gfn), UnknownCause::Dropped);
+            }
             Due::Mark(mark) if self.may_be_taken(&mark) => {
                 self.benign(LookAlike::MarkTakenAtOnce);
             }
@@ -135,10 +139,7 @@ impl Detector {
     /// A harvest may have taken what the mark recorded. A mark that pushed nothing has left no ring entry to take.
     fn may_be_taken(&self, mark: &DueMark) -> bool {
         let DueMark { vm, slot, span, gfn, .. } = *mark;
-        if self.vms[vm].ring_bytes != 0 {
-            return self.ctx.has_gap_in(span);
-        }
-        self.may_be_harvested(vm, slot, span, gfn)
+        self.vms[vm].ring_bytes == 0 && self.may_be_harvested(vm, slot, span, gfn)
     }
 
     /// A word took the page in `span` or later. A slot remembers its last few harvests only, and a CPU that stalls in a

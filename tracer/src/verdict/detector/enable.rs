@@ -124,7 +124,7 @@ impl Detector {
         self.judge_enable_flush(at, place, slot, ioctl);
     }
 
-    /// The enable, begun at `begin`, was not seen completely: whether what was open was closed and flushed is not known.
+    /// The enable, begun at `begin`, was not seen completely: whether what was open was closed and flushed is untold.
     fn doubt_enabled(&mut self, vm: usize, slot: usize, begin: Ordinal) {
         let newest = self.ctx.spool.newest();
         let is_doubtful = |page: &Page| {

@@ -200,7 +200,13 @@ impl Detector {
                 }
                 return false;
             }
-            Some(false) if self.may_be_harvested(vm, slot, at.event.span, gfn) => return false,
+            Some(false) if self.may_be_harvested(vm, slot, at.event.span, gfn) => {
+                if self.ctx.has_gap_in(at.event.span) {
+                    // The harvest that took the bit is among the dropped, or there was none.
+                    self.unknown_page((vm, slot, gfn), UnknownCause::Dropped);
+                }
+                return false;
+            }
             None if is_ring => {
                 let place = self.threads.place(at.event.tid);
                 if self.threads.get_mut(place).has_pushed((vm, slot, gfn), at.event.span.lo) {

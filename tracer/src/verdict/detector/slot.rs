@@ -89,8 +89,7 @@ pub(crate) struct Slot {
     pub unsettled: Option<Nanos>,
     /// Up to here a helper of the shadow MMU may have: it locks out all but lockless faults.
     pub helper_ended: Option<Nanos>,
-    /// Logging was turned on before our eyes, at this commit or the return of its ioctl: by then every reader of the
-    /// old slot object had left.
+    /// Logging was turned on before our eyes, by this commit or ioctl's return: no reader of the old object is left.
     pub committed: Option<Nanos>,
     pub is_deleted: bool,
     pub pages: PageTable,
@@ -181,8 +180,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// The ioctl that popped the entry of this index: a mark's record comes at its exit, which may lie after the reset
-    /// that already took its entry.
+    /// The ioctl that popped the entry of this index: a mark's record, written at its exit, may come after it.
     pub fn popped_by(&self, index: u32) -> Option<Ordinal> {
         let (after, ioctl) = self.popped?;
         ((index.wrapping_sub(after) as i32) < 0).then_some(ioctl)
