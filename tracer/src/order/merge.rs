@@ -203,8 +203,8 @@ const RUNS_MAX: usize = 16;
 struct Runs<'a> {
     runs: [&'a [RawEvent]; RUNS_MAX],
     count: usize,
-    /// All records, once the runs are too many.
-    all: Vec<&'a RawEvent>,
+    /// All records, once the runs are too many, each beside its time: that is compared again and again.
+    all: Vec<(u64, &'a RawEvent)>,
 }
 
 impl<'a> Runs<'a> {
@@ -214,28 +214,28 @@ impl<'a> Runs<'a> {
         }
         if self.count == RUNS_MAX {
             let runs = std::mem::take(&mut self.runs);
-            self.all.extend(runs.into_iter().flatten());
+            self.all.extend(runs.into_iter().flatten().map(timed));
             self.count = 0;
         }
         if self.all.is_empty() {
             self.runs[self.count] = run;
             self.count += 1;
         } else {
-            self.all.extend(run);
+            self.all.extend(run.iter().map(timed));
         }
     }
 
     /// The records in merge order.
     fn sorted(self) -> Sorted<'a> {
         let Self { runs, count, mut all } = self;
-        all.sort_by(|a, b| by_key(a, b));
+        all.sort_by(|(time, a), (other, b)| time.cmp(other).then_with(|| by_key(a, b)));
         Sorted { all: all.into_iter(), heads: Heads::of(runs, count), first: 0, limit: 0 }
     }
 }
 
 /// Records in merge order: of few runs by their heads, of many as they were sorted.
 struct Sorted<'a> {
-    all: std::vec::IntoIter<&'a RawEvent>,
+    all: std::vec::IntoIter<(u64, &'a RawEvent)>,
     heads: Heads<'a>,
     /// The run that comes first until a record of it is not before `limit`.
     first: usize,
@@ -249,7 +249,7 @@ impl<'a> Iterator for Sorted<'a> {
     fn next(&mut self) -> Option<&'a RawEvent> {
         if self.limit <= self.heads.times[self.first] {
             if self.heads.count == 0 {
-                return self.all.next();
+                return self.all.next().map(|(_, record)| record);
             }
             self.heads.drop_if_empty(self.first);
             (self.first, self.limit) = self.heads.first();
@@ -309,6 +309,10 @@ impl<'a> Heads<'a> {
             self.rest[run] = std::mem::take(&mut self.rest[self.count]);
         }
     }
+}
+
+const fn timed(record: &RawEvent) -> (u64, &RawEvent) {
+    (record.ts_ns, record)
 }
 
 /// The time of the run's next record; of an empty run the greatest.
