@@ -1,6 +1,6 @@
 //! Guests of the demo in a machine, and what to make of one that the emulator reset.
 //!
-//! The emulator's nested SVM has ended the demo's guest in a shutdown, now and then and on idle cores only: see
+//! The emulator's nested SVM has ended the demo's guest in a shutdown, now and then and mostly on idle cores: see
 //! [`WAS_RESET`]. Such a run says nothing about the tool. Whoever runs a guest does it through this file: the reset is
 //! told and counted, the guest runs once more, and if that ends the same way there is no result, neither a pass nor a
 //! failure of the tool.
@@ -18,9 +18,9 @@ use super::{
 
 /// What the demo says of a guest that was reset.
 ///
-/// Seen on idle cores only: in 3 of 9 runs (7.3 and a rebuilt 6.12), in 1 of 6 guests of ten seconds that nothing
-/// traced (6.12), in none of some 180 on busy cores; never on a processor. Once, in the run after such a one, the
-/// machine's own kernel found the end of a vCPU thread's stack overwritten: the emulator writes to wrong places, and no
+/// Seen mostly on idle cores: in 3 of 9 runs (7.3 and a rebuilt 6.12), in 1 of 6 guests of ten seconds that nothing
+/// traced (6.12), in some three of several hundred on busy cores; never on a processor. Once, in the run after such a
+/// one, the machine's own kernel found the end of a vCPU thread's stack overwritten: the emulator writes to wrong places, and no
 /// probe is needed for it. The registers say nothing: KVM resets a vCPU that shuts down (`shutdown_interception()`), so
 /// its rip is always 0xfff0. The guest has no interrupt table, so any exception ends there.
 pub const WAS_RESET: &str = "left the guest unexpectedly: Shutdown";
