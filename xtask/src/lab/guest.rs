@@ -19,10 +19,11 @@ use super::{
 /// What the demo says of a guest that was reset.
 ///
 /// Seen mostly on idle cores: in 3 of 9 runs (7.3 and a rebuilt 6.12), in 1 of 6 guests of ten seconds that nothing
-/// traced (6.12), in some three of several hundred on busy cores; never on a processor. Once, in the run after such a
-/// one, the machine's own kernel found the end of a vCPU thread's stack overwritten: the emulator writes to wrong places, and no
-/// probe is needed for it. The registers say nothing: KVM resets a vCPU that shuts down (`shutdown_interception()`), so
-/// its rip is always 0xfff0. The guest has no interrupt table, so any exception ends there.
+/// traced (6.12), in some three of several hundred on busy cores; never on a processor. Once, in the run after such
+/// a one, the machine's own kernel found the end of a vCPU thread's stack overwritten: the emulator writes to wrong
+/// places, and no probe is needed for it. The registers say nothing: KVM resets a vCPU that shuts down
+/// (`shutdown_interception()`), so its rip is always 0xfff0. The guest has no interrupt table, so any exception
+/// ends there.
 pub const WAS_RESET: &str = "left the guest unexpectedly: Shutdown";
 
 /// Runs of one guest before there is no result.

@@ -67,7 +67,8 @@ fn screens(terminal: &Terminal, checks: &mut Checks) -> Result<()> {
     terminal.press(&["G", "Enter"])?;
     checks.add(terminal.wait_for(&["one per cell", "protected"]), "Enter zooms into the map")?;
     terminal.press(&["Enter"])?;
-    checks.add(terminal.wait_for(&["page 0x", "GET_DIRTY_LOG"]), "Enter lists a page's events")?;
+    // Where in the list the screen stands depends on how much of it had been read: an ioctl ends in every part.
+    checks.add(terminal.wait_for(&["page 0x", "returns 0"]), "Enter lists a page's events")?;
     terminal.press(&["Escape", "Escape", "1", "/"])?;
     terminal.wait_for(&["filter:"])?;
     terminal.press(&["n", "o", "-", "s", "u", "c", "h", "Enter"])?;
