@@ -57,6 +57,18 @@ pub struct Span {
     pub hi: Nanos,
 }
 
+impl Gfn {
+    /// The page's bit in a word of 64 pages that begins with `first`; `None`: it is none of them.
+    #[must_use]
+    #[inline]
+    pub const fn bit_in(self, first: Self) -> Option<u64> {
+        match self.0.checked_sub(first.0) {
+            Some(offset @ 0..64) => Some(1 << offset),
+            Some(_) | None => None,
+        }
+    }
+}
+
 impl VmId {
     /// The probe could not tell the VM.
     pub const UNKNOWN: Self = Self(0);

@@ -359,7 +359,9 @@ pub const fn class_name(class: Class) -> &'static str {
     }
 }
 
-fn writer_name(number: u8) -> &'static str {
+/// Who wrote into guest memory for the host, by the number a record has for it (`kvmdirty_common::kind::writer`).
+#[must_use]
+pub fn writer_name(number: u8) -> &'static str {
     match number {
         writer::GUEST_PAGE => "guest-page",
         writer::CACHED => "cached",

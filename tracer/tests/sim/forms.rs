@@ -17,6 +17,7 @@ use kvmdirty_trace::event::{
     Event, EventKind, IoctlOp, IoctlRef, Kind, MarkWord, PageRef, RawEvent, SlotRef, Span, Spte,
     SpteMasks, decode,
 };
+use kvmdirty_trace::export::event_row::writer_name;
 
 /// How often each form was seen, by operation.
 pub type Forms = BTreeMap<String, BTreeMap<String, u64>>;
@@ -138,19 +139,6 @@ fn ioctl_name(op: &IoctlRef) -> String {
         IoctlOp::EnableCap => "enable-cap",
     };
     name.to_owned()
-}
-
-fn writer_name(of: u8) -> &'static str {
-    match of {
-        writer::GUEST_PAGE => "guest-page",
-        writer::CACHED => "cached",
-        writer::UNMAP => "unmap",
-        writer::CMPXCHG => "cmpxchg",
-        writer::STEAL_TIME => "steal-time",
-        writer::PVCLOCK => "pvclock",
-        writer::STEAL_TIME_PREEMPTED => "steal-time-preempted",
-        _ => "unknown",
-    }
 }
 
 /// Writes forms.

@@ -62,7 +62,7 @@ impl Ran {
     /// Reads what came back of the guest called so.
     pub fn read(out: &Path, name: &str) -> Self {
         let file = |ending: &str| out.join(format!("{name}.{ending}"));
-        let resets = fs::read_to_string(file("resets")).unwrap_or_default().lines().count();
+        let resets = resets(out, name);
         let report = if is_every_run(resets) {
             Err(anyhow!(no_result()))
         } else if file("json").is_file() {
@@ -77,6 +77,11 @@ impl Ran {
     pub fn has_no_result(&self) -> bool {
         is_every_run(self.resets)
     }
+}
+
+/// Runs of the guest called so that the emulator ended.
+pub fn resets(out: &Path, name: &str) -> usize {
+    fs::read_to_string(out.join(format!("{name}.resets"))).unwrap_or_default().lines().count()
 }
 
 /// The emulator ended so many runs that none is left to be judged.

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{finding, import, long, matrix, mutants};
 use machine::{Output, Shape};
 use payload::{Command, Job};
+use report::INCONCLUSIVE;
 
 /// Flags of `lab`.
 #[derive(Debug, clap::Args)]
@@ -111,9 +112,6 @@ fn run_command(flags: &Flags) -> Result<ExitCode> {
     }
     Ok(ExitCode::from(worst))
 }
-
-/// The exit status of a command of which nothing can be said.
-const INCONCLUSIVE: u8 = 3;
 
 /// Ranks exit statuses: a failure above a hazard, a hazard above an inconclusive run.
 fn severity(status: u8) -> u8 {

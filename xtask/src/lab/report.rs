@@ -169,8 +169,8 @@ pub struct LostPage {
     pub copied: u64,
 }
 
-/// The exit status of a trace with gaps.
-const INCONCLUSIVE: u8 = 3;
+/// The exit status of a trace of which nothing can be said, because records are missing for one.
+pub const INCONCLUSIVE: u8 = 3;
 
 /// Kinds of events without which nothing can be judged; every harvested guest causes them.
 const CORE: [&str; 3] = ["ioctl-end", "slot-state", "run-end"];

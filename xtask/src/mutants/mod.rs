@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     lab::{
-        guest::{self, Ran},
+        guest,
         kernel::MUTANT_BASE,
         machine::{self, Output, Shape},
         payload::{self, Command, Job},
@@ -146,12 +146,11 @@ pub fn outcomes(names: &[&'static str]) -> Result<Vec<(&'static str, Outcome)>> 
     let (tree, tool) = (Tree::prepare()?, payload::static_tool()?);
     let outcome = |mutant: &'static Mutant| {
         let judged = boot(&tree, &tool, mutant, &flags).and_then(|()| judge(mutant));
+        if guest::is_every_run(guest::resets(&out(mutant), REPORT)) {
+            return (mutant.name, Err(guest::no_result()));
+        }
         let complaints = judged.map(|judgement| judgement.complaints(mutant));
-        let outcome = match Ran::read(&out(mutant), REPORT).has_no_result() {
-            true => Err(guest::no_result()),
-            false => Ok(complaints.unwrap_or_else(|error| vec![format!("{error:#}")])),
-        };
-        (mutant.name, outcome)
+        (mutant.name, Ok(complaints.unwrap_or_else(|error| vec![format!("{error:#}")])))
     };
     Ok(wanted(&flags.names)?.into_iter().map(outcome).collect())
 }

@@ -11,7 +11,7 @@ use crate::{
         kernel,
         machine::{self, Mmu, Output, Shape},
         payload::{self, Job},
-        report::Report,
+        report::{INCONCLUSIVE, Report},
     },
     process, workspace,
 };
@@ -34,9 +34,6 @@ pub fn on_this_host(mode: &str) -> Result<Tally> {
     );
     judge(&Report::parse(&String::from_utf8_lossy(&output.stdout))?)
 }
-
-/// Exit status of a run in which records are missing.
-const INCONCLUSIVE: u8 = 3;
 
 /// Traces the demo's guest on a lab kernel in one log mode; an inconclusive run is repeated once.
 pub fn in_lab(name: &str, mmu: Mmu, mode: &str) -> Result<Tally> {

@@ -149,9 +149,7 @@ impl Ctx {
 fn speaks_of(event: &Event, target: Target) -> bool {
     let is_page = |gfn: Gfn| target.gfn.is_none_or(|own| own == gfn);
     let is_in_word = |first: Gfn, word: u64| {
-        target.gfn.is_none_or(|own| {
-            own.0.checked_sub(first.0).is_some_and(|bit| bit < 64 && word >> bit & 1 != 0)
-        })
+        target.gfn.is_none_or(|own| own.bit_in(first).is_some_and(|bit| word & bit != 0))
     };
     let is_slot = |slot: SlotRef| slot.id == target.slot;
     match event.kind {

@@ -186,7 +186,8 @@ impl Detector {
         if opening.is_doubtful {
             return Err(UnknownCause::WithinEpsilon);
         }
-        if matches!(opening.mark.word, MarkWord::Ring(_)) {
+        let is_ring = matches!(opening.mark.word, MarkWord::Ring(_));
+        if is_ring {
             // Which of its entries were popped decides.
             if !self.ctx.ring_reset_is_observed {
                 return Err(UnknownCause::NotObserved(Operation::RingReset));
@@ -196,23 +197,22 @@ impl Detector {
                 return Err(UnknownCause::BeforeAttach);
             }
         }
+        let is_ordered = marked == Known::Yes && stored == Known::Yes;
+        let is_blind = seen_open.is_none() && !opening.is_locked;
+        if is_blind && !is_ordered {
+            return Err(UnknownCause::NotObserved(Operation::FastFaultEvidence));
+        }
         // A record says where the SPTE is only for the TDP MMU's walk: what another thread closes in the rmap has none.
-        let is_seen_closed = seen_open.is_none()
-            && !opening.is_locked
-            && !word.visit.is_before(opening.store, self.ctx.epsilon_ns);
-        if marked == Known::Yes && stored == Known::Yes && !is_seen_closed {
+        if is_blind && !word.visit.is_before(opening.store, self.ctx.epsilon_ns) {
+            return Ok(Verdict::AtRisk);
+        }
+        if is_ordered {
             let is_reported = matches!(page.report, Report::Marked | Report::Maybe);
             return Ok(if is_reported { Verdict::AtRisk } else { Verdict::Lost });
-        }
-        if seen_open.is_none() && !opening.is_locked {
-            let is_known = marked == Known::Yes && stored == Known::Yes;
-            let cause = UnknownCause::NotObserved(Operation::FastFaultEvidence);
-            return if is_known { Ok(Verdict::AtRisk) } else { Err(cause) };
         }
         // The mark may have been entered when the visit had closed the page: then what it read says nothing. Not so in
         // a ring, of which the entry was popped before its page was visited.
         let is_near = word.xchg.hi.0 <= opening.mark.span.lo.0.saturating_add(self.ctx.epsilon_ns);
-        let is_ring = matches!(opening.mark.word, MarkWord::Ring(_));
         if is_near && word.protected & bit != 0 && !opening.is_locked && !is_ring {
             return Err(UnknownCause::WithinEpsilon);
         }
@@ -294,9 +294,16 @@ impl Detector {
 
 impl WordSeen {
     /// The bit of the opening's page, if it is one of the word's.
-    pub(super) fn bit_of(&self, opening: &Opening) -> Option<u64> {
-        let Gfn(gfn) = opening.mark.gfn;
-        let bit = gfn.checked_sub(self.first.0)?;
-        (bit < 64 && self.slot == opening.mark.slot).then(|| 1 << bit)
+    fn bit_of(&self, opening: &Opening) -> Option<u64> {
+        self.bit(opening.mark.slot, opening.mark.gfn)
+    }
+
+    fn bit(&self, slot: usize, gfn: Gfn) -> Option<u64> {
+        gfn.bit_in(self.first).filter(|_| self.slot == slot)
+    }
+
+    /// Its visit took W, or D, away from the page.
+    pub(super) fn closes(&self, slot: usize, gfn: Gfn) -> bool {
+        self.bit(slot, gfn).is_some_and(|bit| self.protected & bit != 0)
     }
 }

@@ -75,8 +75,8 @@ impl Detector {
         if !self.vms[vm].misfits.is_empty() {
             let since = word.visit.lo.0.saturating_sub(self.ctx.epsilon_ns);
             let covers = |misfit: &Misfit| {
-                let bit = misfit.gfn.0.checked_sub(word.first.0).filter(|bit| *bit < 64);
-                misfit.slot == word.slot && bit.is_some_and(|bit| word.mask >> bit & 1 != 0)
+                let bit = misfit.gfn.bit_in(word.first);
+                misfit.slot == word.slot && bit.is_some_and(|bit| word.mask & bit != 0)
             };
             let found = |misfit: &Misfit| misfit.until.0 - GRACE_NS;
             self.vms[vm].misfits.retain(|misfit| !covers(misfit) || found(misfit) < since);
@@ -211,8 +211,7 @@ fn concerns(event: &Event, gfn: Gfn) -> bool {
         }
         EventKind::FastFault { page, fixed, .. } => fixed && page.gfn == gfn,
         EventKind::HarvestWord { first, mask, protected, .. } => {
-            let bit = gfn.0.checked_sub(first.0).filter(|bit| *bit < 64);
-            bit.is_some_and(|bit| (mask | protected) >> bit & 1 != 0)
+            gfn.bit_in(first).is_some_and(|bit| (mask | protected) & bit != 0)
         }
         EventKind::SlotProtect { .. } | EventKind::Zap { .. } => true,
         _ => false,

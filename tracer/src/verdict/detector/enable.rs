@@ -290,13 +290,9 @@ impl Detector {
         }
         let found = &self.vms[vm].slots[slot];
         let newest = self.ctx.spool.newest();
-        let marked = found
-            .pages
-            .iter()
-            .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
         let mut untold = 0;
-        let marked: Vec<_> = marked
-            .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
+        let marked: Vec<_> = found
+            .unread(newest)
             .filter(|&(_, mark)| {
                 let is_read = self.is_read(vm, slot, mark);
                 untold += u64::from(is_read.is_none());
@@ -310,10 +306,7 @@ impl Detector {
             return;
         }
         if self.ctx.is_final && !self.ctx.tells_steal_time {
-            let cause = UnknownCause::NotObserved(Operation::HostWrite);
-            for (gfn, _) in marked {
-                self.unknown_page((vm, slot, gfn), cause);
-            }
+            self.doubt_unread(vm, slot, marked);
         } else if self.ctx.is_final {
             for (gfn, mark) in marked {
                 self.report_log_dropped(at, vm, slot, Some(gfn), mark, 1);

@@ -118,11 +118,9 @@ impl Detector {
     fn is_helped(&self, vm: usize, slot: usize, gfn: Gfn, store: Span) -> bool {
         let epsilon = self.ctx.epsilon_ns;
         let words = self.vms[vm].words.iter();
-        words.take_while(|word| store.lo.0 <= word.visit.hi.0.saturating_add(epsilon)).any(|word| {
-            let bit = gfn.0.checked_sub(word.first.0).filter(|bit| *bit < 64);
-            let closes = bit.is_some_and(|bit| word.protected >> bit & 1 != 0);
-            word.mask == 0 && word.slot == slot && closes
-        })
+        words
+            .take_while(|word| store.lo.0 <= word.visit.hi.0.saturating_add(epsilon))
+            .any(|word| word.mask == 0 && word.closes(slot, gfn))
     }
 
     /// State of a page opened within `store`, given the words that may have closed it since. One that did not find it
@@ -139,11 +137,8 @@ impl Detector {
         let may_follow = |word: &&WordSeen| store.lo.0 <= word.visit.hi.0.saturating_add(epsilon);
         let mut seen = 0;
         let mut since = words.iter().take_while(may_follow).inspect(|_| seen += 1);
-        let is_closed = since.any(|word| {
-            let bit = gfn.0.checked_sub(word.first.0).filter(|bit| *bit < 64);
-            let closes = bit.is_some_and(|bit| word.protected >> bit & 1 != 0);
-            word.slot == slot && closes && !word.visit.is_before(store, epsilon)
-        });
+        let is_closed =
+            since.any(|word| word.closes(slot, gfn) && !word.visit.is_before(store, epsilon));
         let is_forgotten = words.has_forgotten() && seen == words.len();
         if is_closed || is_forgotten { Protection::Unknown } else { Protection::Open }
     }

@@ -69,8 +69,8 @@ impl Detector {
         let may_follow = |other: &&WordSeen| !other.visit.is_before(opening.store, epsilon);
         let mut seen = 0;
         let mut between = words.iter().inspect(|_| seen += 1).filter(older).take_while(may_follow);
-        let is_closed = between
-            .any(|other| other.bit_of(opening).is_some_and(|bit| other.protected & bit != 0));
+        let PendingMark { slot, gfn, .. } = opening.mark;
+        let is_closed = between.any(|other| other.closes(slot, gfn));
         is_closed || words.has_forgotten() && seen == words.len()
     }
 

@@ -134,6 +134,7 @@ impl Detector {
     /// K06 by values: popped, never protected, never pushed again.
     fn report_unreset(&mut self, vm: usize, left: LeftOpen, vcpus: &[Outside]) {
         let LeftOpen { slot, gfn, records: [begin, reset, word, end], .. } = left;
+        // A record dropped up to now could be the push that explains it.
         let case = Case::on_page(RuleId::K06, Verdict::Lost, (vm, slot, gfn), self.ctx.now);
         let mut records = vec![
             (begin, "begins to reset the rings"),
@@ -153,7 +154,7 @@ impl Detector {
 fn is_writable(event: &Event, gfn: Gfn) -> bool {
     match event.kind {
         EventKind::UserWord { first, writable, .. } => {
-            gfn.0.checked_sub(first.0).is_some_and(|bit| bit < 64 && writable >> bit & 1 != 0)
+            gfn.bit_in(first).is_some_and(|bit| writable & bit != 0)
         }
         _ => false,
     }

@@ -9,6 +9,17 @@ use crate::verdict::{RuleId, UnknownCause, Verdict};
 
 use super::Detector;
 use super::case::Case;
+use super::slot::Slot;
+
+impl Slot {
+    /// Pages whose bit no harvest has taken, with their first mark; not those that only steal time has marked.
+    pub(super) fn unread(&self, newest: Ordinal) -> impl Iterator<Item = (Gfn, Ordinal)> {
+        self.pages
+            .iter()
+            .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME))
+            .map(move |(gfn, page)| (gfn, page.mark.ordinal(newest)))
+    }
+}
 
 impl Detector {
     /// Judges what is still open.
@@ -58,10 +69,7 @@ impl Detector {
         let (residue, untold) = self.residue(vm, slot);
         self.ledger.unknown(UnknownCause::Limit, untold);
         if is_final && !self.ctx.tells_steal_time {
-            let cause = UnknownCause::NotObserved(Operation::HostWrite);
-            for (gfn, _) in residue {
-                self.unknown_page((vm, slot, gfn), cause);
-            }
+            self.doubt_unread(vm, slot, residue);
         } else if is_final {
             for (gfn, mark) in residue {
                 self.report_residue(vm, slot, Some(gfn), mark, 1);
@@ -109,15 +117,15 @@ impl Detector {
             untold += u64::from(is_before.is_none());
             is_before == Some(false)
         };
-        let marked = found
-            .pages
-            .iter()
-            .filter(|(_, page)| page.report == Report::Marked && !page.has(page_flag::STEAL_TIME));
-        let residue = marked
-            .map(|(gfn, page)| (gfn, page.mark.ordinal(newest)))
-            .filter(|&(_, mark)| is_after(mark))
-            .collect();
+        let residue = found.unread(newest).filter(|&(_, mark)| is_after(mark)).collect();
         (residue, untold)
+    }
+
+    /// Pages whose marks may be those of steal time, for all the plan shows.
+    pub(super) fn doubt_unread(&mut self, vm: usize, slot: usize, unread: Vec<(Gfn, Ordinal)>) {
+        for (gfn, _) in unread {
+            self.unknown_page((vm, slot, gfn), UnknownCause::NotObserved(Operation::HostWrite));
+        }
     }
 
     fn report_residue(
