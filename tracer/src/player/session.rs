@@ -108,7 +108,7 @@ impl<T: Tape> Player<T> {
         loop {
             let wait = match self.task {
                 Task::Load | Task::Seek(_) => Duration::ZERO,
-                _ if self.scan.as_ref().is_some_and(Scan::is_running) => Duration::ZERO,
+                _ if self.is_scanning() => Duration::ZERO,
                 Task::Play { .. } => BEAT.saturating_sub(now().duration_since(beat)),
                 Task::Rest => IDLE,
             };
@@ -121,18 +121,23 @@ impl<T: Tape> Player<T> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.last,
             }
-            let before = self.task;
+            let before = (self.task, self.is_scanning());
             if let Err(error) = self.work() {
                 self.trouble = Some(chain(&error));
                 self.task = Task::Rest;
                 self.scan = None;
             }
-            let has_arrived = before != self.task;
+            // Nothing comes after the last slice of either: what it found is told now.
+            let has_arrived = before != (self.task, self.is_scanning());
             if is_asked || has_arrived || BEAT <= now().duration_since(beat) {
                 beat = now();
                 self.publish();
             }
         }
+    }
+
+    fn is_scanning(&self) -> bool {
+        self.scan.as_ref().is_some_and(Scan::is_running)
     }
 
     /// Does about a slice of what is to be done.
@@ -447,9 +452,7 @@ mod tests {
     }
 
     fn settle(player: &mut Player<MemoryTape>) {
-        while matches!(player.task, Task::Load | Task::Seek(_))
-            || player.scan.as_ref().is_some_and(Scan::is_running)
-        {
+        while matches!(player.task, Task::Load | Task::Seek(_)) || player.is_scanning() {
             player.work().expect("memory");
         }
         player.publish();
@@ -519,6 +522,49 @@ mod tests {
         let times: Vec<_> =
             journey.events.iter().map(|event| event.span.hi.0 / 1_000_000).collect();
         assert_eq!(times, [1100, 1200, 1300, 1400]);
+    }
+
+    /// A tape of which a slice reads a batch or two.
+    struct SlowTape(MemoryTape);
+
+    impl Tape for SlowTape {
+        type Place = usize;
+
+        fn next_batch(&mut self, batch: &mut Batch) -> Result<bool, TraceError> {
+            std::thread::sleep(Duration::from_millis(15));
+            self.0.next_batch(batch)
+        }
+
+        fn place(&self) -> usize {
+            self.0.place()
+        }
+
+        fn go_to(&mut self, place: &usize) -> Result<(), TraceError> {
+            self.0.go_to(place)
+        }
+
+        fn progress(&self) -> (u64, u64) {
+            self.0.progress()
+        }
+    }
+
+    /// The events of the last slices stayed unseen until the next key.
+    #[test]
+    fn a_journey_is_shown_to_its_end_by_itself() {
+        let (mut feed, player) = play(SlowTape(tape()), Setup::complete("test"), Facts::default());
+        let whole: Vec<u64> = (1000..2000).step_by(100).filter(|ms| ms % 250 != 0).collect();
+        feed.send(Request::Follow { vm: VM, gfn: Gfn(7) });
+        let until = now() + Duration::from_secs(20);
+        let mut seen: Vec<u64> = Vec::new();
+        while seen != whole && now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+            let Some(snapshot) = feed.newest() else { continue };
+            let Some(journey) = &snapshot.journey else { continue };
+            seen = journey.events.iter().map(|event| event.span.hi.0 / 1_000_000).collect();
+        }
+        assert_eq!(seen, whole);
+        drop(feed);
+        assert!(player.join().expect("no panic").is_some());
     }
 
     #[test]
